@@ -1,0 +1,71 @@
+package webhook
+
+import (
+	"slices"
+	"strings"
+)
+
+// A Filter selects channels by name. Both conditions must hold; an empty one holds for every channel. The two
+// may overlap in the name, as with JavaScript's startsWith and endsWith in soketi: prefix "ab" and suffix
+// "bc" match "abc". Names are compared byte by byte.
+type Filter struct {
+	ChannelNameStartsWith string `json:"channel_name_starts_with"`
+	ChannelNameEndsWith   string `json:"channel_name_ends_with"`
+}
+
+// Match reports whether the filter lets events of channel through.
+func (f Filter) Match(channel string) bool {
+	return strings.HasPrefix(channel, f.ChannelNameStartsWith) && strings.HasSuffix(channel, f.ChannelNameEndsWith)
+}
+
+// An appRoutes says which endpoints of one app want which events. It is immutable: SetApp puts a new one in
+// its place, and an Emit that has read the old one goes on with it.
+type appRoutes struct {
+	types  typeSet // all that any route wants: most events end at this test
+	routes []route // one for each endpoint, in the order of the app's webhooks
+	count  *counters
+}
+
+// A route leads to one endpoint. Webhooks of one app with equal URL and headers are one endpoint, and their
+// rules are alternatives.
+type route struct {
+	endpoint *endpoint
+	rules    []rule
+}
+
+// A rule is what one webhook asks for.
+type rule struct {
+	types  typeSet
+	filter Filter
+}
+
+func (r *route) wants(t typeSet, channel string) bool {
+	for i := range r.rules {
+		if rule := &r.rules[i]; rule.types&t != 0 && rule.filter.Match(channel) {
+			return true
+		}
+	}
+	return false
+}
+
+func (a *appRoutes) wants(t typeSet, channel string) bool {
+	if a.types&t == 0 {
+		return false
+	}
+	return slices.ContainsFunc(a.routes, func(r route) bool { return r.wants(t, channel) })
+}
+
+// add makes a webhook's rule an alternative of its endpoint's route.
+func (a *appRoutes) add(e *endpoint, w Webhook) {
+	r := rule{filter: w.Filter}
+	for _, t := range w.EventTypes {
+		r.types |= t.set()
+	}
+	a.types |= r.types
+	i := slices.IndexFunc(a.routes, func(r route) bool { return r.endpoint == e })
+	if i < 0 {
+		a.routes = append(a.routes, route{endpoint: e})
+		i = len(a.routes) - 1
+	}
+	a.routes[i].rules = append(a.routes[i].rules, r)
+}

@@ -1,0 +1,173 @@
+package webhook_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pusherhooks/webhook"
+	"github.com/pusherhooks/webhook/webhooktest"
+)
+
+// TestMain fails the package if its tests leave a goroutine behind.
+func TestMain(m *testing.M) {
+	before := runtime.NumGoroutine()
+	code := m.Run()
+	if code == 0 && !settles(func() bool { return runtime.NumGoroutine() <= before }) {
+		stacks := make([]byte, 1<<20)
+		fmt.Fprintf(os.Stderr, "goroutines left behind:\n%s\n", stacks[:runtime.Stack(stacks, true)])
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// settles waits up to ten seconds for a condition that nothing announces.
+func settles(condition func() bool) bool {
+	deadline := time.Now().Add(10 * time.Second)
+	for !condition() {
+		if time.Now().After(deadline) {
+			return false
+		}
+		runtime.Gosched()
+	}
+	return true
+}
+
+// every asks for all types of events, on all channels.
+var every = []webhook.EventType{
+	webhook.TypeClientEvent, webhook.TypeChannelOccupied, webhook.TypeChannelVacated, webhook.TypeMemberAdded,
+	webhook.TypeMemberRemoved, webhook.TypeCacheMiss, webhook.TypeSubscriptionCount,
+}
+
+// testApp returns an app with one webhook for every event to each of the URLs.
+func testApp(id string, urls ...string) webhook.App {
+	app := webhook.App{ID: id, Key: id + "-key", Secret: webhook.Secret(id + "-secret")}
+	for _, url := range urls {
+		app.Webhooks = append(app.Webhooks, webhook.Webhook{URL: url, EventTypes: every})
+	}
+	return app
+}
+
+// newReceiver starts a receiver that the test's end stops.
+func newReceiver(t testing.TB, apps ...webhook.App) *webhooktest.Receiver {
+	r := webhooktest.NewReceiver(apps...)
+	t.Cleanup(r.Close)
+	return r
+}
+
+// newDispatcher starts a dispatcher that the test's end closes, with a check of its accounts.
+func newDispatcher(t testing.TB, cfg webhook.Config) *webhook.Dispatcher {
+	t.Helper()
+	d, err := webhook.New(cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		_ = d.Close(ctx) // what it returns is the concern of tests that call it themselves
+		checkAccounts(t, d)
+	})
+	return d
+}
+
+// checkAccounts is for a dispatcher at rest: everything queued has ended one way or the other, and nothing of
+// it is held.
+func checkAccounts(t testing.TB, d *webhook.Dispatcher) {
+	t.Helper()
+	s := d.Stats()
+	require.Equal(t, s.Queued, s.Delivered+s.Undelivered+s.Pending, "%+v", s)
+	require.Zero(t, s.Pending, "%+v", s)
+	require.Zero(t, s.PendingBytes, "%+v", s)
+	require.Zero(t, s.ActiveEndpoints, "%+v", s)
+}
+
+// fastRetries returns a Sender like the default one, with waits of milliseconds.
+func fastRetries(t testing.TB, change ...func(*webhook.HTTPConfig)) *webhook.HTTPSender {
+	t.Helper()
+	cfg := webhook.HTTPConfig{RetryWaitMin: time.Millisecond, RetryWaitMax: 5 * time.Millisecond}
+	for _, f := range change {
+		f(&cfg)
+	}
+	s, err := webhook.NewHTTPSender(cfg)
+	require.NoError(t, err)
+	t.Cleanup(s.CloseIdleConnections)
+	return s
+}
+
+// A recorder is a Sender that keeps what it is given and answers what a test wants.
+type recorder struct {
+	answer func(ctx context.Context, d *webhook.Delivery) error // nil: accept
+
+	mu   sync.Mutex
+	sent []*webhook.Delivery
+}
+
+func (r *recorder) Send(ctx context.Context, d *webhook.Delivery) error {
+	r.mu.Lock()
+	r.sent = append(r.sent, d)
+	r.mu.Unlock()
+	if r.answer == nil {
+		return nil
+	}
+	return r.answer(ctx, d)
+}
+
+// deliveries returns what was sent so far.
+func (r *recorder) deliveries() []*webhook.Delivery {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]*webhook.Delivery(nil), r.sent...)
+}
+
+// batches returns the channels of the events of each delivery so far.
+func (r *recorder) batches(t testing.TB) [][]string {
+	t.Helper()
+	var all [][]string
+	for _, d := range r.deliveries() {
+		all = append(all, channels(t, d.Body))
+	}
+	return all
+}
+
+// An envelope is a body as a receiver reads it.
+type envelope struct {
+	TimeMS int64               `json:"time_ms"`
+	Events []webhooktest.Event `json:"events"`
+}
+
+func parse(t testing.TB, body []byte) envelope {
+	t.Helper()
+	var e envelope
+	require.NoError(t, json.Unmarshal(body, &e), "%s", body)
+	return e
+}
+
+// channels returns the channels of a body's events, in order.
+func channels(t testing.TB, body []byte) []string {
+	t.Helper()
+	var names []string
+	for _, e := range parse(t, body).Events {
+		names = append(names, e.Channel)
+	}
+	return names
+}
+
+func emit(t testing.TB, d *webhook.Dispatcher, appID string, events ...webhook.Event) {
+	t.Helper()
+	for _, e := range events {
+		require.NoError(t, d.Emit(appID, e))
+	}
+}
+
+func closeNow(t testing.TB, d *webhook.Dispatcher) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	require.NoError(t, d.Close(ctx))
+}

@@ -1,0 +1,462 @@
+package webhook
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-retryablehttp"
+)
+
+// HTTPConfig configures an HTTPSender. The zero value of every field means its default.
+type HTTPConfig struct {
+	// Transport makes the requests. The default is made for many hosts that are not to be trusted: HTTP/2
+	// where offered, TLS 1.2 or newer, no proxy, replies not decompressed and their headers bounded.
+	Transport http.RoundTripper
+
+	// DialControl is called before every connection with the address that was resolved; its error refuses the
+	// address for good. This is where a guard against requests to internal addresses plugs in. It belongs to
+	// the default Transport, and is an error together with another.
+	DialControl func(network, address string, c syscall.RawConn) error
+
+	// Timeout bounds one attempt, reading the answer included. Default 10s.
+	Timeout time.Duration
+
+	// RetryWaitMin and RetryWaitMax bound the wait before the next attempt, which doubles each time and is
+	// spread at random. A Retry-After is honoured up to RetryWaitMax. Defaults 1s and 60s.
+	RetryWaitMin time.Duration
+	RetryWaitMax time.Duration
+
+	// RetryFor is how long attempts are repeated, from the first one on. Default 5m, as Pusher does. Negative:
+	// one attempt and no more.
+	RetryFor time.Duration
+
+	// MaxConcurrent bounds the requests on the wire, all endpoints together. Half of it is kept for first
+	// attempts, so that endpoints that time out and are tried again do not hold up the others. A delivery that
+	// waits for its next attempt holds no place. Default 256.
+	MaxConcurrent int
+
+	// Retry decides whether an attempt that failed is repeated. status is 0 if there was no answer; err is a
+	// *StatusError if there was one. Default DefaultRetry.
+	Retry func(status int, err error) bool
+
+	// UserAgent is sent unless the app's own headers have one. Default "pusherhooks-webhook".
+	UserAgent string
+
+	// OnAttempt is called after every attempt, on the goroutine that sends d. A panic is logged and changes
+	// nothing.
+	OnAttempt func(d *Delivery, a Attempt)
+
+	// Logger gets a line for each attempt: Warn if it failed, Debug if not. Default: discards.
+	Logger *slog.Logger
+}
+
+// An Attempt is one request and what came of it.
+type Attempt struct {
+	N       int           // from 1
+	Status  int           // of the answer; 0 if there was none
+	Err     error         // nil if the endpoint accepted the delivery
+	Took    time.Duration // on the wire, reading the answer included
+	RetryIn time.Duration // the wait before the next attempt; 0 if there is none
+}
+
+// A StatusError is an answer other than 2xx. 3xx is one: redirects are never followed, since that would show
+// the signed body to whomever the endpoint names.
+type StatusError struct {
+	Code int
+	Body string // the first 512 bytes of the answer; not part of Error, as it may repeat what was sent
+}
+
+func (e *StatusError) Error() string {
+	return strings.TrimSpace(fmt.Sprintf("endpoint answered %d %s", e.Code, http.StatusText(e.Code)))
+}
+
+// DefaultRetry repeats every failure but 410 Gone and those that the next attempt would meet again: a
+// certificate that is not trusted, a TLS version that is too old, an address that DialControl refused.
+func DefaultRetry(status int, err error) bool {
+	return status != http.StatusGone && !isFinal(err)
+}
+
+func isFinal(err error) bool {
+	var certificate *tls.CertificateVerificationError
+	var refused *dialRefusedError
+	if errors.As(err, &certificate) || errors.As(err, &refused) {
+		return true
+	}
+	// crypto/tls has no exported error for these two: the server's alert, and our own check of its choice.
+	text := err.Error()
+	return strings.Contains(text, "tls: protocol version not supported") ||
+		strings.Contains(text, "tls: server selected unsupported protocol version")
+}
+
+// dialRefusedError marks an error of the user's DialControl.
+type dialRefusedError struct{ err error }
+
+func (e *dialRefusedError) Error() string { return "address refused: " + e.err.Error() }
+func (e *dialRefusedError) Unwrap() error { return e.err }
+
+// An HTTPSender delivers by HTTP POST, repeating what fails. A 2xx status is success, all others are not. It
+// may be shared by several Dispatchers.
+type HTTPSender struct {
+	cfg     HTTPConfig
+	client  *http.Client
+	slots   chan struct{} // places on the wire
+	retries chan struct{} // a retry needs one of these first
+}
+
+// NewHTTPSender returns a Sender for cfg. Its error reports every fault of cfg at once.
+func NewHTTPSender(cfg HTTPConfig) (*HTTPSender, error) {
+	cfg.Timeout = or(cfg.Timeout, 10*time.Second)
+	cfg.RetryWaitMin = or(cfg.RetryWaitMin, min(time.Second, or(cfg.RetryWaitMax, time.Second)))
+	cfg.RetryWaitMax = or(cfg.RetryWaitMax, max(time.Minute, cfg.RetryWaitMin))
+	cfg.RetryFor = or(cfg.RetryFor, 5*time.Minute)
+	cfg.MaxConcurrent = or(cfg.MaxConcurrent, 256)
+	cfg.UserAgent = or(cfg.UserAgent, "pusherhooks-webhook")
+	if cfg.Retry == nil {
+		cfg.Retry = DefaultRetry
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("webhook: invalid HTTP config:\n%w", err)
+	}
+	if cfg.Transport == nil {
+		cfg.Transport = newTransport(&cfg)
+	}
+	s := &HTTPSender{
+		cfg:     cfg,
+		slots:   make(chan struct{}, cfg.MaxConcurrent),
+		retries: make(chan struct{}, max(1, cfg.MaxConcurrent/2)),
+	}
+	s.client = &http.Client{
+		Transport:     wire{s},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return s, nil
+}
+
+func (c *HTTPConfig) validate() error {
+	var errs []error
+	for _, field := range []struct {
+		name  string
+		value int64
+	}{
+		{"Timeout", int64(c.Timeout)}, {"RetryWaitMin", int64(c.RetryWaitMin)},
+		{"RetryWaitMax", int64(c.RetryWaitMax)}, {"MaxConcurrent", int64(c.MaxConcurrent)},
+	} {
+		if field.value < 0 {
+			errs = append(errs, fmt.Errorf("%s: must be positive, or 0 for the default", field.name))
+		}
+	}
+	if c.RetryWaitMin > c.RetryWaitMax {
+		errs = append(errs, fmt.Errorf("RetryWaitMin: %v is more than RetryWaitMax, %v", c.RetryWaitMin, c.RetryWaitMax))
+	}
+	if !validHeaderValue(c.UserAgent) {
+		errs = append(errs, errors.New("UserAgent: has a character that an HTTP header cannot carry"))
+	}
+	if c.Transport != nil && c.DialControl != nil {
+		errs = append(errs, errors.New("DialControl: has no effect on a Transport of your own, set it on that one's dialer"))
+	}
+	return errors.Join(errs...)
+}
+
+// The default transport's bounds.
+const (
+	maxHeaderBytes  = 64 << 10 // of an answer; net/http's default is 10 MB
+	maxIdleConns    = 1024     // of all hosts: sockets that nobody uses
+	idleConnTimeout = 90 * time.Second
+	maxDrainBytes   = 64 << 10 // read of an answer so that its connection can be used again
+	maxErrorBytes   = 512      // kept of it in StatusError
+)
+
+func newTransport(cfg *HTTPConfig) *http.Transport {
+	dialer := &net.Dialer{Timeout: cfg.Timeout}
+	if control := cfg.DialControl; control != nil {
+		dialer.Control = func(network, address string, c syscall.RawConn) error {
+			if err := control(network, address, c); err != nil {
+				return &dialRefusedError{err}
+			}
+			return nil
+		}
+	}
+	return &http.Transport{
+		Proxy:                  nil, // a proxy would hide the address from DialControl
+		DialContext:            dialer.DialContext,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout:    cfg.Timeout,
+		ForceAttemptHTTP2:      true,
+		MaxIdleConns:           max(maxIdleConns, cfg.MaxConcurrent),
+		MaxIdleConnsPerHost:    cfg.MaxConcurrent, // many endpoints may live on one host
+		IdleConnTimeout:        idleConnTimeout,
+		DisableCompression:     true, // or net/http would inflate what the endpoint sends
+		MaxResponseHeaderBytes: maxHeaderBytes,
+	}
+}
+
+// CloseIdleConnections closes the connections that are kept alive and not in use. A Dispatcher does this at
+// Close for the HTTPSender that it made itself.
+func (s *HTTPSender) CloseIdleConnections() {
+	if t, ok := s.cfg.Transport.(interface{ CloseIdleConnections() }); ok {
+		t.CloseIdleConnections()
+	}
+}
+
+// Send implements Sender.
+func (s *HTTPSender) Send(ctx context.Context, d *Delivery) error {
+	if err := validateURL(d.URL); err != nil {
+		return fmt.Errorf("webhook: url: %w", err)
+	}
+	x := &exchange{s: s, ctx: ctx, delivery: d, header: d.Header.Clone(), started: time.Now()}
+	if x.header == nil {
+		x.header = make(http.Header)
+	}
+	if x.header["User-Agent"] == nil {
+		x.header.Set("User-Agent", s.cfg.UserAgent)
+	}
+	return x.run()
+}
+
+// An exchange is one Send: attempts and the waits between them.
+type exchange struct {
+	s        *HTTPSender
+	ctx      context.Context // of Send, and so of every request
+	delivery *Delivery
+	header   http.Header
+	started  time.Time
+
+	attempts int           // on the wire
+	reported int           // of them, to OnAttempt and the log
+	took     time.Duration // by the last attempt
+	err      error         // of the last attempt; nil if it was accepted
+	wait     time.Duration // before the next
+	waiting  bool          // the last thing that happened was the decision to wait
+}
+
+type exchangeKey struct{}
+
+// run has retryablehttp make the attempts. It does so a second time if Close cuts a wait short: there the
+// schedule starts anew, with an attempt at once.
+func (x *exchange) run() error {
+	client := &retryablehttp.Client{
+		HTTPClient:   x.s.client,
+		Logger:       nil, // it would print URLs with their query
+		RetryMax:     math.MaxInt,
+		CheckRetry:   x.checkRetry,
+		Backoff:      x.backoff,
+		ErrorHandler: retryablehttp.PassthroughErrorHandler,
+	}
+	for {
+		x.waiting = false
+		ctx, release := x.waitContext()
+		req, err := retryablehttp.NewRequestWithContext(ctx, http.MethodPost, x.delivery.URL, x.delivery.Body)
+		if err != nil {
+			release()
+			return fmt.Errorf("webhook: %w", withoutURL(err))
+		}
+		req.Header = x.header
+		_, err = client.Do(req) // the answer has been read, see wire
+		release()
+		switch {
+		case x.ctx.Err() != nil && (err != nil || x.err != nil):
+			return x.cut()
+		case x.waiting:
+			continue // Close has ended the wait
+		case x.err != nil:
+			return fmt.Errorf("webhook: gave up after %d attempts in %v: %w",
+				x.attempts, time.Since(x.started).Round(time.Millisecond), x.err)
+		}
+		return nil
+	}
+}
+
+// waitContext returns the context that retryablehttp waits in between attempts. It ends with Send's own, and
+// when Close begins; but a request that is under way does not see the latter, because wire puts Send's own
+// context in its place.
+func (x *exchange) waitContext() (context.Context, func()) {
+	ctx := context.WithValue(x.ctx, exchangeKey{}, x)
+	closing := closingContext(x.ctx)
+	if closing == nil || closing.Err() != nil {
+		return ctx, func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(closing, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
+// cut is the error of a Send whose context has ended.
+func (x *exchange) cut() error {
+	if x.err == nil || errors.Is(x.err, context.Cause(x.ctx)) {
+		return fmt.Errorf("webhook: cut off after %d attempts: %w", x.attempts, context.Cause(x.ctx))
+	}
+	return fmt.Errorf("webhook: cut off after %d attempts: %w; last: %w", x.attempts, context.Cause(x.ctx), x.err)
+}
+
+// checkRetry is called by retryablehttp after every attempt, with the answer or an error.
+func (x *exchange) checkRetry(_ context.Context, resp *http.Response, err error) (bool, error) {
+	a := Attempt{N: x.attempts, Took: x.took}
+	switch {
+	case err != nil:
+		a.Err = withoutURL(err)
+	default:
+		a.Status = resp.StatusCode
+		if resp.StatusCode < 200 || resp.StatusCode > 299 {
+			body, _ := io.ReadAll(resp.Body) // in memory and short, see wire
+			a.Err = &StatusError{Code: resp.StatusCode, Body: string(body)}
+		}
+	}
+	x.err = a.Err
+	if a.Err != nil && x.ctx.Err() == nil && x.s.cfg.Retry(a.Status, a.Err) {
+		x.wait = x.s.nextWait(x.attempts, resp)
+		x.waiting = time.Since(x.started)+x.wait <= x.s.cfg.RetryFor
+	}
+	if x.waiting {
+		a.RetryIn = x.wait
+	}
+	if x.attempts > x.reported { // or Send's context ended before there was a place on the wire
+		x.reported = x.attempts
+		x.report(a)
+	}
+	return x.waiting, nil
+}
+
+func (x *exchange) backoff(_, _ time.Duration, _ int, _ *http.Response) time.Duration { return x.wait }
+
+// report logs an attempt and tells OnAttempt.
+func (x *exchange) report(a Attempt) {
+	cfg := &x.s.cfg
+	level, message := slog.LevelDebug, "webhook delivered"
+	if a.Err != nil {
+		level, message = slog.LevelWarn, "webhook attempt failed"
+	}
+	if cfg.Logger.Enabled(x.ctx, level) {
+		args := []any{"delivery", x.delivery, "attempt", a.N, "status", a.Status, "took", a.Took}
+		if a.Err != nil {
+			args = append(args, "error", a.Err, "retry_in", a.RetryIn)
+		}
+		cfg.Logger.Log(x.ctx, level, message, args...)
+	}
+	if cfg.OnAttempt != nil {
+		defer recoverHook(cfg.Logger, "HTTPConfig.OnAttempt")
+		cfg.OnAttempt(x.delivery, a)
+	}
+}
+
+// nextWait returns the time to wait after the given number of attempts: RetryWaitMin doubled each time up to
+// RetryWaitMax, of which the upper half is at random, so that endpoints that failed together do not come back
+// together. A Retry-After takes its place, spread as well.
+func (s *HTTPSender) nextWait(attempts int, resp *http.Response) time.Duration {
+	shortest, longest := s.cfg.RetryWaitMin, s.cfg.RetryWaitMax
+	if asked, ok := retryAfter(resp); ok {
+		asked = max(asked, shortest)
+		if spread := asked / 4; asked <= longest-spread {
+			return asked + upTo(spread)
+		}
+		return longest - upTo(longest/4)
+	}
+	wait := longest
+	if doublings := min(attempts, 62); shortest <= longest>>doublings {
+		wait = shortest << doublings
+	}
+	half := max(wait/2, shortest)
+	return half + upTo(wait-half)
+}
+
+// upTo returns a random duration in [0, d].
+func upTo(d time.Duration) time.Duration { return rand.N(d + 1) }
+
+// retryAfter reads the header of an answer: seconds, or a date. Too large a number is a long time, not none.
+func retryAfter(resp *http.Response) (time.Duration, bool) {
+	if resp == nil {
+		return 0, false
+	}
+	value := resp.Header.Get("Retry-After")
+	if seconds, err := strconv.ParseUint(value, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
+		return time.Duration(min(seconds, math.MaxInt64/uint64(time.Second))) * time.Second, true
+	}
+	if date, err := http.ParseTime(value); err == nil {
+		return time.Until(date), true
+	}
+	return 0, false
+}
+
+// withoutURL takes net/http's own wrapping off an error, which repeats the URL with its query.
+func withoutURL(err error) error {
+	for {
+		wrapped, ok := errors.AsType[*url.Error](err)
+		if !ok {
+			return err
+		}
+		err = wrapped.Err
+	}
+}
+
+// wire is the RoundTripper below retryablehttp. One call is one attempt, from waiting for a place on the wire
+// to the end of the answer, which it reads itself.
+//
+// It has no CloseIdleConnections, and must not: retryablehttp calls that after any failed request, and would
+// close the connections of all other hosts.
+type wire struct{ s *HTTPSender }
+
+func (w wire) RoundTrip(req *http.Request) (*http.Response, error) {
+	x := req.Context().Value(exchangeKey{}).(*exchange)
+	if x.attempts > 0 {
+		if err := acquire(x.ctx, w.s.retries); err != nil {
+			return nil, err
+		}
+		defer func() { <-w.s.retries }()
+	}
+	if err := acquire(x.ctx, w.s.slots); err != nil {
+		return nil, err
+	}
+	defer func() { <-w.s.slots }()
+	x.attempts++
+	x.waiting = false
+	timeout := w.s.cfg.Timeout
+	ctx, cancel := context.WithTimeoutCause(x.ctx, timeout,
+		fmt.Errorf("no complete answer within %v: %w", timeout, context.DeadlineExceeded))
+	defer cancel()
+	started := time.Now()
+	defer func() { x.took = time.Since(started) }()
+	resp, err := w.s.cfg.Transport.RoundTrip(req.WithContext(ctx))
+	if err != nil {
+		return nil, err
+	}
+	drain(resp)
+	return resp, nil
+}
+
+// acquire waits for a place, for as long as Send may take.
+func acquire(ctx context.Context, places chan struct{}) error {
+	select {
+	case places <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// drain reads and closes an answer, within bounds, so that the connection can be used again, and leaves its
+// beginning in memory. Errors do not count: the status has arrived, and it alone decides.
+func drain(resp *http.Response) {
+	var first bytes.Buffer
+	_, err := io.CopyN(&first, resp.Body, maxErrorBytes)
+	if err == nil {
+		_, _ = io.CopyN(io.Discard, resp.Body, maxDrainBytes-maxErrorBytes)
+	}
+	_ = resp.Body.Close()
+	resp.Body = io.NopCloser(&first)
+}
