@@ -1,7 +1,16 @@
 package webhook_test
 
 import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -28,4 +37,185 @@ func TestAppsNeverShareABatch(t *testing.T) {
 			require.Equal(t, request.Key, map[string]string{"shop-channel": "shop-key", "chat-channel": "chat-key"}[e.Channel])
 		}
 	}
+}
+
+// Webhooks with different event types, batched: soketi filtered a batch, then posted the unfiltered one.
+func TestEachWebhookGetsOnlyWhatItAskedFor(t *testing.T) {
+	app := testApp("app")
+	r := newReceiver(t, app)
+	app.Webhooks = []webhook.Webhook{
+		{URL: r.URL + "/occupied", EventTypes: []webhook.EventType{webhook.TypeChannelOccupied}},
+		{URL: r.URL + "/vacated", EventTypes: []webhook.EventType{webhook.TypeChannelVacated}},
+		{URL: r.URL + "/private", EventTypes: every, Filter: webhook.Filter{ChannelNameStartsWith: "private-"}},
+	}
+	d := newDispatcher(t, webhook.Config{Apps: []webhook.App{app}})
+	for range 10 {
+		emit(t, d, "app", webhook.ChannelOccupied("room"), webhook.ChannelVacated("private-room"))
+	}
+	closeNow(t, d)
+	require.Len(t, r.Deliveries(), 3)
+	for _, delivery := range r.Deliveries() {
+		require.Len(t, delivery.Events, 10)
+		for _, e := range delivery.Events {
+			switch delivery.Path {
+			case "/occupied":
+				require.Equal(t, webhook.TypeChannelOccupied, e.Name)
+			case "/vacated":
+				require.Equal(t, webhook.TypeChannelVacated, e.Name)
+			case "/private":
+				require.Equal(t, "private-room", e.Channel)
+			}
+		}
+	}
+}
+
+func TestUnknownApp(t *testing.T) {
+	d := newDispatcher(t, webhook.Config{})
+	err := d.Emit("nobody", webhook.ChannelOccupied("room"))
+	require.ErrorIs(t, err, webhook.ErrUnknownApp)
+	require.EqualError(t, err, `webhook: unknown app "nobody"`)
+	require.Equal(t, webhook.Stats{Rejected: 1}, d.Stats())
+}
+
+func TestNothingOfTheCallersIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, sent := oneEndpoint(webhook.Config{}, nil)
+		d := newDispatcher(t, cfg)
+		data := json.RawMessage(`{"a":1}`)
+		emit(t, d, "app", webhook.ClientEvent("private-room", "client-a", data, "1.1", ""))
+		copy(data, `{"b":2}`)
+		cfg.Apps[0].Webhooks[0].URL = "http://localhost/changed"
+		closeNow(t, d)
+		require.Equal(t, `"{\"a\":1}"`, string(parse(t, sent.deliveries()[0].Body).Events[0].Data))
+	})
+}
+
+func TestSetAppReplacesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, sent := oneEndpoint(webhook.Config{}, nil)
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("before"))
+		rotated := testApp("app", "http://localhost/", "http://localhost/new")
+		rotated.Key, rotated.Secret = "new-key", "new-secret"
+		require.NoError(t, d.SetApp(rotated))
+		emit(t, d, "app", webhook.ChannelOccupied("after"))
+		closeNow(t, d)
+		require.Len(t, sent.deliveries(), 2)
+		for _, delivery := range sent.deliveries() {
+			require.NoError(t, webhook.Verify("new-key", "new-secret", delivery.Header, delivery.Body))
+			want := []string{"after"}
+			if delivery.URL == "http://localhost/" {
+				want = []string{"before", "after"} // the same endpoint as before, with its batch
+			}
+			require.Equal(t, want, channels(t, delivery.Body))
+		}
+	})
+}
+
+func TestSetAppReportsFaultsAndChangesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, sent := oneEndpoint(webhook.Config{}, nil)
+		d := newDispatcher(t, cfg)
+		bad := testApp("app", "nowhere")
+		bad.Secret = ""
+		require.EqualError(t, d.SetApp(bad), "webhook: invalid config:\n"+
+			`app "app": secret: must not be empty`+"\n"+
+			`app "app": webhooks[0].url: must be an absolute http or https URL, got "nowhere"`)
+		emit(t, d, "app", webhook.ChannelOccupied("a"))
+		closeNow(t, d)
+		require.Len(t, sent.deliveries(), 1)
+	})
+}
+
+func TestRemovedAppsQueueIsStillDelivered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, sent := oneEndpoint(webhook.Config{}, nil)
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("a"))
+		d.RemoveApp("app")
+		d.RemoveApp("app")
+		require.ErrorIs(t, d.Emit("app", webhook.ChannelOccupied("b")), webhook.ErrUnknownApp)
+		require.False(t, d.Wants("app", webhook.TypeChannelOccupied, "b"))
+		require.NoError(t, d.SetApp(cfg.Apps[0]))
+		emit(t, d, "app", webhook.ChannelOccupied("c"))
+		atTime(window)
+		require.Equal(t, [][]string{{"a", "c"}}, sent.batches(t), "and the app's return finds its queue as it was")
+	})
+}
+
+// Apps that change all the time while their events flow: nothing is lost, and each channel stays in order.
+func TestReconfigurationUnderLoad(t *testing.T) {
+	cfg, sent := oneEndpoint(webhook.Config{MaxBatchEvents: 5, MaxInFlight: 2}, nil)
+	d := newDispatcher(t, cfg)
+	stop := make(chan struct{})
+	var churn, emitters sync.WaitGroup
+	churn.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if i%2 == 0 {
+				d.RemoveApp("app")
+			}
+			if err := d.SetApp(cfg.Apps[0]); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	const channelCount, each = 4, 5000
+	for c := range channelCount {
+		emitters.Go(func() {
+			for i := range each {
+				e := webhook.SubscriptionCount(strconv.Itoa(c), i)
+				for errors.Is(d.Emit("app", e), webhook.ErrUnknownApp) {
+					runtime.Gosched() // removed just now, and back in a moment
+				}
+			}
+		})
+	}
+	emitters.Wait()
+	close(stop)
+	churn.Wait()
+	closeNow(t, d)
+	next := map[string]int{}
+	for _, delivery := range sent.deliveries() {
+		for _, e := range parse(t, delivery.Body).Events {
+			require.Equal(t, next[e.Channel], e.SubscriptionCount)
+			next[e.Channel]++
+		}
+	}
+	require.Equal(t, map[string]int{"0": each, "1": each, "2": each, "3": each}, next)
+}
+
+func TestPanicsCostOnlyTheirOwnBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		var undelivered []string
+		cfg, sent := oneEndpoint(webhook.Config{MaxBatchEvents: 1, MaxInFlight: 1}, func(_ context.Context, d *webhook.Delivery) error {
+			if strings.Contains(string(d.Body), "bad") {
+				panic("sender trouble")
+			}
+			return nil
+		})
+		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		cfg.Hooks = webhook.Hooks{
+			Delivered:   func(*webhook.Delivery, time.Duration) { panic("hook trouble") },
+			Undelivered: func(_ *webhook.Delivery, err error) { undelivered = append(undelivered, err.Error()); panic("more trouble") },
+			Rejected:    func(string, webhook.Event, error) { panic("reject trouble") },
+		}
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("a"), webhook.ChannelOccupied("bad"), webhook.ChannelOccupied("c"))
+		require.ErrorIs(t, d.Emit("app", webhook.ChannelOccupied("")), webhook.ErrInvalidEvent)
+		require.NoError(t, d.Flush(t.Context()))
+		require.Len(t, sent.deliveries(), 3)
+		require.Equal(t, []string{"webhook: panic in Sender: sender trouble"}, undelivered)
+		require.EqualValues(t, 2, d.Stats().Delivered)
+		require.EqualValues(t, 1, d.Stats().Undelivered)
+		for _, want := range []string{"sender trouble", "hook trouble", "more trouble", "reject trouble", "webhook_test.go"} {
+			require.Contains(t, log.String(), want)
+		}
+	})
 }

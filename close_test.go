@@ -1,0 +1,287 @@
+package webhook_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pusherhooks/webhook"
+)
+
+func TestCloseDoesNotAwaitTheWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, sent := oneEndpoint(webhook.Config{BatchWindow: time.Hour}, nil)
+		d := newDispatcher(t, cfg)
+		for i := range 2500 {
+			emit(t, d, "app", webhook.ChannelOccupied(fmt.Sprint(i)))
+		}
+		start := time.Now()
+		closeNow(t, d)
+		require.Zero(t, time.Since(start))
+		require.EqualValues(t, 2500, d.Stats().Delivered)
+		require.Len(t, sent.deliveries(), 3)
+	})
+}
+
+func TestClosedDispatcherRefuses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, sent := oneEndpoint(webhook.Config{}, nil)
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("a"))
+		closeNow(t, d)
+		require.ErrorIs(t, d.Emit("app", webhook.ChannelOccupied("a")), webhook.ErrClosed)
+		require.ErrorIs(t, d.Emit("unknown", webhook.ChannelOccupied("a")), webhook.ErrClosed)
+		require.ErrorIs(t, d.SetApp(testApp("new")), webhook.ErrClosed)
+		require.ErrorIs(t, d.Redeliver(sent.deliveries()...), webhook.ErrClosed)
+		require.NoError(t, d.Flush(t.Context()))
+		d.RemoveApp("app")
+		require.EqualValues(t, 2, d.Stats().Rejected)
+	})
+}
+
+func TestCloseHandsBackWhatIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reported []*webhook.Delivery
+		cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 2}, func(ctx context.Context, _ *webhook.Delivery) error {
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		cfg.Hooks.Undelivered = func(d *webhook.Delivery, err error) {
+			require.ErrorIs(t, err, context.Canceled)
+			reported = append(reported, d)
+		}
+		d := newDispatcher(t, cfg)
+		for i := range 7 {
+			emit(t, d, "app", webhook.ChannelOccupied(fmt.Sprint(i)))
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Minute, cancel)
+		start := time.Now()
+		err := d.Close(ctx)
+		require.Equal(t, time.Minute, time.Since(start), "Close returns when ctx ends")
+
+		var left *webhook.UndeliveredError
+		require.ErrorAs(t, err, &left)
+		require.ErrorIs(t, err, context.Canceled)
+		require.EqualError(t, err, "webhook: 4 deliveries with 7 events undelivered: context canceled")
+		var got []string
+		for _, delivery := range left.Deliveries {
+			require.NoError(t, webhook.Verify("app-key", "app-secret", delivery.Header, delivery.Body))
+			got = append(got, channels(t, delivery.Body)...)
+		}
+		require.Equal(t, []string{"0", "1", "2", "3", "4", "5", "6"}, got, "in order")
+		require.Equal(t, left.Deliveries, reported, "each was reported to the hook as well")
+		require.Equal(t, err, d.Close(t.Context()), "a second call returns the same")
+		checkAccounts(t, d)
+	})
+}
+
+func TestCloseGivesUpASenderThatIgnoresItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 1, MaxInFlight: 1}, func(context.Context, *webhook.Delivery) error {
+			<-release
+			return nil
+		})
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("a"), webhook.ChannelOccupied("b"))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		start := time.Now()
+		var left *webhook.UndeliveredError
+		require.ErrorAs(t, d.Close(ctx), &left)
+		require.Less(t, time.Since(start), 2*time.Second)
+		require.Len(t, left.Deliveries, 2)
+		close(release)
+		synctest.Wait()
+		require.EqualValues(t, 2, d.Stats().Undelivered, "what was handed back has ended, whatever the Sender says later")
+		require.EqualValues(t, 0, d.Stats().Delivered)
+	})
+}
+
+func TestCloseReportsOnlyWhatFailedSince(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		refused := errors.New("refused")
+		cfg, _ := oneEndpoint(webhook.Config{}, func(context.Context, *webhook.Delivery) error { return refused })
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("before"))
+		atTime(window)
+		emit(t, d, "app", webhook.ChannelOccupied("since"))
+		err := d.Close(t.Context())
+		require.ErrorIs(t, err, refused)
+		var left *webhook.UndeliveredError
+		require.ErrorAs(t, err, &left)
+		require.Len(t, left.Deliveries, 1)
+		require.Equal(t, []string{"since"}, channels(t, left.Deliveries[0].Body))
+	})
+}
+
+func TestCloseTwiceAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, _ := oneEndpoint(webhook.Config{}, func(ctx context.Context, _ *webhook.Delivery) error {
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("a"))
+		first, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		results := make(chan error, 2)
+		go func() { results <- d.Close(first) }()
+		synctest.Wait()
+		second, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.ErrorIs(t, d.Close(second), context.DeadlineExceeded, "a caller waits no longer than its own ctx")
+		go func() { results <- d.Close(t.Context()) }()
+		one, two := <-results, <-results
+		require.Same(t, one, two)
+	})
+}
+
+// What Emit accepts while Close runs is delivered, what it refuses is not: no event falls between.
+func TestEmitAgainstClose(t *testing.T) {
+	for range 50 {
+		cfg, sent := oneEndpoint(webhook.Config{MaxBatchEvents: 7, MaxInFlight: 3}, nil)
+		d := newDispatcher(t, cfg)
+		var mu sync.Mutex
+		var accepted, delivered []string
+		var emitters sync.WaitGroup
+		start := make(chan struct{})
+		for g := range 8 {
+			emitters.Go(func() {
+				<-start
+				for i := 0; ; i++ {
+					channel := fmt.Sprint(g, "-", i)
+					if err := d.Emit("app", webhook.ChannelOccupied(channel)); err != nil {
+						if !errors.Is(err, webhook.ErrClosed) {
+							t.Error(err)
+						}
+						return
+					}
+					mu.Lock()
+					accepted = append(accepted, channel)
+					mu.Unlock()
+				}
+			})
+		}
+		close(start)
+		closeNow(t, d)
+		emitters.Wait()
+		for _, delivery := range sent.deliveries() {
+			delivered = append(delivered, channels(t, delivery.Body)...)
+		}
+		slices.Sort(accepted)
+		slices.Sort(delivered)
+		require.Equal(t, accepted, delivered)
+		require.EqualValues(t, len(accepted), d.Stats().Delivered)
+		require.EqualValues(t, 8, d.Stats().Rejected)
+	}
+}
+
+func TestRedeliverAfterAJSONRoundTrip(t *testing.T) {
+	app := testApp("app")
+	r := newReceiver(t, app)
+	app.Webhooks = []webhook.Webhook{{URL: r.URL + "/hook?token=1", EventTypes: every, Headers: map[string]string{"Authorization": "Bearer x"}}}
+	dead := &recorder{answer: func(context.Context, *webhook.Delivery) error { return errors.New("down") }}
+	before := newDispatcher(t, webhook.Config{Apps: []webhook.App{app}, MaxBatchEvents: 2, MaxInFlight: 1, Sender: dead})
+	for i := range 5 {
+		emit(t, before, "app", webhook.SubscriptionCount("room-<é>", i))
+	}
+	var left *webhook.UndeliveredError
+	require.ErrorAs(t, before.Close(t.Context()), &left)
+	stored, err := json.Marshal(left.Deliveries)
+	require.NoError(t, err)
+	require.NotContains(t, string(stored), "app-secret")
+
+	var restored []*webhook.Delivery
+	require.NoError(t, json.Unmarshal(stored, &restored))
+	after := newDispatcher(t, webhook.Config{}) // the app is not even configured any more
+	require.NoError(t, after.Redeliver(restored...))
+	require.NoError(t, after.Redeliver(left.Deliveries[0]), "twice does no harm: the receiver knows the Webhook-Id")
+	closeNow(t, after)
+	events := r.Events()
+	require.Len(t, events, 5)
+	for i, e := range events {
+		require.Equal(t, i, e.SubscriptionCount, "in order")
+	}
+	require.Len(t, r.Requests(), 4)
+	for i, request := range r.Requests() {
+		require.NoError(t, request.Err)
+		require.Equal(t, left.Deliveries[i%3].Body, request.Body)
+		require.Equal(t, left.Deliveries[i%3].ID, request.ID)
+		require.Equal(t, "Bearer x", request.Header.Get("Authorization"))
+		require.Equal(t, "/hook?token=1", request.Path)
+	}
+	require.EqualValues(t, 7, after.Stats().Queued)
+}
+
+func TestRedeliverGoesBehindWhatIsQueued(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fail := true
+		var failed *webhook.Delivery
+		cfg, sent := oneEndpoint(webhook.Config{MaxInFlight: 8}, func(context.Context, *webhook.Delivery) error {
+			if fail {
+				return errors.New("down")
+			}
+			return nil
+		})
+		cfg.Hooks.Undelivered = func(d *webhook.Delivery, _ error) { failed = d }
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("room"))
+		atTime(window)
+		fail = false
+		emit(t, d, "app", webhook.ChannelVacated("room"))
+		require.NoError(t, d.Redeliver(failed))
+		require.EqualValues(t, 2, d.Stats().Pending)
+		closeNow(t, d)
+		require.Equal(t, webhook.TypeChannelVacated, parse(t, sent.deliveries()[1].Body).Events[0].Name, "one lane, in order")
+		require.Same(t, failed, sent.deliveries()[2])
+	})
+}
+
+func TestRedeliverSaysWhatItRefuses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, sent := oneEndpoint(webhook.Config{MaxEndpointQueuedBytes: 2000}, nil)
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("a"))
+		atTime(window)
+		change := func(f func(*webhook.Delivery)) *webhook.Delivery {
+			changed := *sent.deliveries()[0]
+			changed.Header = changed.Header.Clone()
+			f(&changed)
+			return &changed
+		}
+		good := change(func(*webhook.Delivery) {})
+		err := d.Redeliver(
+			good,
+			nil,
+			change(func(d *webhook.Delivery) { d.URL = "ftp://user:CANARY@localhost/?CANARY" }),
+			change(func(d *webhook.Delivery) { d.Header.Set("Host", "example.com") }),
+			change(func(d *webhook.Delivery) { d.Header.Set("X-A", "CANARY\r\n") }),
+			change(func(d *webhook.Delivery) { d.Header.Del("X-Pusher-Signature") }),
+			change(func(d *webhook.Delivery) { d.Body = nil }),
+			change(func(d *webhook.Delivery) { d.Events = 0 }),
+			change(func(d *webhook.Delivery) { d.Body = []byte(strings.Repeat(" ", 2000)) }),
+		)
+		require.ErrorIs(t, err, webhook.ErrQueueFull)
+		for _, want := range []string{"deliveries[1]: is nil", "deliveries[2]: url: must be", `deliveries[3]: header["Host"]`, `deliveries[4]: header["X-A"]`,
+			"deliveries[5]: header: has no X-Pusher-Signature", "deliveries[6]: body", "deliveries[7]: events", "deliveries[8]: webhook: queue is full"} {
+			require.ErrorContains(t, err, want)
+		}
+		require.NotContains(t, err.Error(), "CANARY")
+		var refused *webhook.UndeliveredError
+		require.ErrorAs(t, err, &refused)
+		require.Len(t, refused.Deliveries, 8)
+		synctest.Wait()
+		require.Len(t, sent.deliveries(), 2)
+	})
+}
