@@ -195,10 +195,10 @@ func TestIdleEndpointHasNoGoroutine(t *testing.T) {
 	cfg, _ := oneEndpoint(webhook.Config{BatchWindow: time.Hour}, nil)
 	d := newDispatcher(t, cfg)
 	emit(t, d, "app", webhook.ChannelOccupied("a"))
-	require.Equal(t, before, runtime.NumGoroutine(), "a window is a timer, not a goroutine")
+	require.LessOrEqual(t, runtime.NumGoroutine(), before, "a window is a timer, not a goroutine")
 	require.Equal(t, 1, d.Stats().ActiveEndpoints)
 	require.NoError(t, d.Flush(t.Context()))
-	require.True(t, settles(func() bool { return runtime.NumGoroutine() == before }))
+	require.True(t, settles(func() bool { return runtime.NumGoroutine() <= before }))
 	checkAccounts(t, d)
 }
 

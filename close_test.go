@@ -191,7 +191,10 @@ func TestRedeliverAfterAJSONRoundTrip(t *testing.T) {
 	app := testApp("app")
 	r := newReceiver(t, app)
 	app.Webhooks = []webhook.Webhook{{URL: r.URL + "/hook?token=1", EventTypes: every, Headers: map[string]string{"Authorization": "Bearer x"}}}
-	dead := &recorder{answer: func(context.Context, *webhook.Delivery) error { return errors.New("down") }}
+	dead := &recorder{answer: func(ctx context.Context, _ *webhook.Delivery) error {
+		<-webhook.Closing(ctx)
+		return errors.New("down")
+	}}
 	before := newDispatcher(t, webhook.Config{Apps: []webhook.App{app}, MaxBatchEvents: 2, MaxInFlight: 1, Sender: dead})
 	for i := range 5 {
 		emit(t, before, "app", webhook.SubscriptionCount("room-<é>", i))
