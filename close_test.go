@@ -72,7 +72,7 @@ func TestCloseHandsBackWhatIsLeft(t *testing.T) {
 		var left *webhook.UndeliveredError
 		require.ErrorAs(t, err, &left)
 		require.ErrorIs(t, err, context.Canceled)
-		require.EqualError(t, err, "webhook: 4 deliveries with 7 events undelivered: context canceled")
+		require.EqualError(t, err, "webhook: undelivered (deliveries: 4, events: 7): context canceled")
 		var got []string
 		for _, delivery := range left.Deliveries {
 			require.NoError(t, webhook.Verify("app-key", "app-secret", delivery.Header, delivery.Body))

@@ -126,7 +126,7 @@ func (e *UndeliveredError) Error() string {
 			events += d.Events
 		}
 	}
-	return fmt.Sprintf("webhook: %d deliveries with %d events undelivered: %v", len(e.Deliveries), events, e.Err)
+	return fmt.Sprintf("webhook: undelivered (deliveries: %d, events: %d): %v", len(e.Deliveries), events, e.Err)
 }
 
 // Unwrap returns Err.
