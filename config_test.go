@@ -1,9 +1,12 @@
 package webhook_test
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -200,4 +203,42 @@ func clearEnv(t *testing.T, env map[string]string) {
 		t.Setenv(name, env[name])
 		t.Setenv("SOKETI_"+name, env["SOKETI_"+name])
 	}
+}
+
+// A header that a configuration may hold reaches the endpoint as it is, and brings no other with it.
+func FuzzHeaders(f *testing.F) {
+	f.Add("X-Custom", "value")
+	f.Add("x-custom", " a\tb ")
+	f.Add("X-Bad", "a\r\nX-Injected: 1")
+	f.Add("Authorization", "Bearer \xff\u2028")
+	f.Fuzz(func(t *testing.T, name, value string) {
+		app := testApp("app", "http://localhost/")
+		app.Webhooks[0].Headers = map[string]string{name: value}
+		sent := &recorder{}
+		d, err := webhook.New(webhook.Config{Apps: []webhook.App{app}, Sender: sent, MaxBatchEvents: 1})
+		if err != nil {
+			return
+		}
+		emit(t, d, "app", webhook.ChannelOccupied("room"))
+		closeNow(t, d)
+		delivery := sent.deliveries()[0]
+		require.NoError(t, webhook.Verify(app.Key, app.Secret, delivery.Header, delivery.Body))
+
+		req, err := http.NewRequest(http.MethodPost, delivery.URL, bytes.NewReader(delivery.Body))
+		require.NoError(t, err)
+		req.Header = delivery.Header
+		var wire bytes.Buffer
+		require.NoError(t, req.Write(&wire))
+		got, err := http.ReadRequest(bufio.NewReader(&wire))
+		require.NoError(t, err)
+		got.Header.Del("Content-Length")
+		if delivery.Header.Get("User-Agent") == "" {
+			got.Header.Del("User-Agent")
+			delivery.Header.Del("User-Agent")
+		}
+		require.Len(t, got.Header, len(delivery.Header))
+		for header := range delivery.Header {
+			require.Equal(t, strings.Trim(delivery.Header.Get(header), " \t"), got.Header.Get(header))
+		}
+	})
 }

@@ -202,9 +202,12 @@ func TestPanicsCostOnlyTheirOwnBatch(t *testing.T) {
 		})
 		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
 		cfg.Hooks = webhook.Hooks{
-			Delivered:   func(*webhook.Delivery, time.Duration) { panic("hook trouble") },
-			Undelivered: func(_ *webhook.Delivery, err error) { undelivered = append(undelivered, err.Error()); panic("more trouble") },
-			Rejected:    func(string, webhook.Event, error) { panic("reject trouble") },
+			Delivered: func(*webhook.Delivery, time.Duration) { panic("hook trouble") },
+			Undelivered: func(_ *webhook.Delivery, err error) {
+				undelivered = append(undelivered, err.Error())
+				panic("more trouble")
+			},
+			Rejected: func(string, webhook.Event, error) { panic("reject trouble") },
 		}
 		d := newDispatcher(t, cfg)
 		emit(t, d, "app", webhook.ChannelOccupied("a"), webhook.ChannelOccupied("bad"), webhook.ChannelOccupied("c"))
