@@ -9,8 +9,10 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/pusherhooks/webhook"
@@ -132,6 +134,34 @@ func ExampleDispatcher_Redeliver() {
 	// Output:
 	// webhook: undelivered (deliveries: 1, events: 1): context deadline exceeded
 	// room
+}
+
+// A server whose customers choose their URLs keeps them away from its own network. Package code.dny.dev/ssrf
+// knows more ranges than this guard does, and plugs in the same way.
+func ExampleHTTPConfig_addressGuard() {
+	guard := func(_, address string, _ syscall.RawConn) error {
+		ip, err := netip.ParseAddrPort(address) // resolved: a name cannot hide an address
+		if err != nil {
+			return err
+		}
+		if a := ip.Addr().Unmap(); !a.IsGlobalUnicast() || a.IsPrivate() {
+			return fmt.Errorf("%s is not a public address", a)
+		}
+		return nil
+	}
+	sender, err := webhook.NewHTTPSender(webhook.HTTPConfig{DialControl: guard})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	internal := webhooktest.NewReceiver()
+	defer internal.Close()
+	err = sender.Send(context.Background(), &webhook.Delivery{URL: internal.URL, Body: []byte("{}")})
+	fmt.Println(strings.Contains(err.Error(), "address refused: 127.0.0.1 is not a public address"))
+	fmt.Println(len(internal.Requests()), "requests arrived")
+	// Output:
+	// true
+	// 0 requests arrived
 }
 
 // A receiver verifies before it believes, and drops what it has seen: delivery is at least once.

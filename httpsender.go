@@ -23,8 +23,8 @@ import (
 
 // HTTPConfig configures an HTTPSender. The zero value of every field means its default.
 type HTTPConfig struct {
-	// Transport makes the requests. The default is made for many hosts that are not to be trusted: HTTP/2
-	// where offered, TLS 1.2 or newer, no proxy, replies not decompressed and their headers bounded.
+	// Transport makes the requests. Default NewTransport, of this same config. Another one, or a wrapper around
+	// that one, sees one call for each attempt.
 	Transport http.RoundTripper
 
 	// DialControl is called before every connection with the address that was resolved; its error refuses the
@@ -119,23 +119,12 @@ type HTTPSender struct {
 
 // NewHTTPSender returns a Sender for cfg. Its error reports every fault of cfg at once.
 func NewHTTPSender(cfg HTTPConfig) (*HTTPSender, error) {
-	cfg.Timeout = or(cfg.Timeout, 10*time.Second)
-	cfg.RetryWaitMin = or(cfg.RetryWaitMin, min(time.Second, or(cfg.RetryWaitMax, time.Second)))
-	cfg.RetryWaitMax = or(cfg.RetryWaitMax, max(time.Minute, cfg.RetryWaitMin))
-	cfg.RetryFor = or(cfg.RetryFor, 5*time.Minute)
-	cfg.MaxConcurrent = or(cfg.MaxConcurrent, 256)
-	cfg.UserAgent = or(cfg.UserAgent, "pusherhooks-webhook")
-	if cfg.Retry == nil {
-		cfg.Retry = DefaultRetry
-	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
+	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("webhook: invalid HTTP config:\n%w", err)
 	}
 	if cfg.Transport == nil {
-		cfg.Transport = newTransport(&cfg)
+		cfg.Transport = NewTransport(cfg)
 	}
 	s := &HTTPSender{
 		cfg:     cfg,
@@ -147,6 +136,22 @@ func NewHTTPSender(cfg HTTPConfig) (*HTTPSender, error) {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return s, nil
+}
+
+func (c HTTPConfig) withDefaults() HTTPConfig {
+	c.Timeout = or(c.Timeout, 10*time.Second)
+	c.RetryWaitMin = or(c.RetryWaitMin, min(time.Second, or(c.RetryWaitMax, time.Second)))
+	c.RetryWaitMax = or(c.RetryWaitMax, max(time.Minute, c.RetryWaitMin))
+	c.RetryFor = or(c.RetryFor, 5*time.Minute)
+	c.MaxConcurrent = or(c.MaxConcurrent, 256)
+	c.UserAgent = or(c.UserAgent, "pusherhooks-webhook")
+	if c.Retry == nil {
+		c.Retry = DefaultRetry
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
 }
 
 func (c *HTTPConfig) validate() error {
@@ -169,7 +174,7 @@ func (c *HTTPConfig) validate() error {
 		errs = append(errs, errors.New("UserAgent: has a character that an HTTP header cannot carry"))
 	}
 	if c.Transport != nil && c.DialControl != nil {
-		errs = append(errs, errors.New("DialControl: has no effect on a Transport of your own, set it on that one's dialer"))
+		errs = append(errs, errors.New("DialControl: has no effect on a Transport of your own, give it to NewTransport and wrap that"))
 	}
 	return errors.Join(errs...)
 }
@@ -183,7 +188,11 @@ const (
 	maxErrorBytes   = 512      // kept of it in StatusError
 )
 
-func newTransport(cfg *HTTPConfig) *http.Transport {
+// NewTransport returns the transport that an HTTPSender with this Timeout, MaxConcurrent and DialControl has by
+// default, to be changed or wrapped. It is made for many hosts that are not to be trusted: HTTP/2 where
+// offered, TLS 1.2 or newer, no proxy, answers not decompressed and their headers bounded.
+func NewTransport(cfg HTTPConfig) *http.Transport {
+	cfg = cfg.withDefaults()
 	dialer := &net.Dialer{Timeout: cfg.Timeout}
 	if control := cfg.DialControl; control != nil {
 		dialer.Control = func(network, address string, c syscall.RawConn) error {

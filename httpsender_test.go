@@ -77,7 +77,7 @@ Timeout: must be positive, or 0 for the default
 MaxConcurrent: must be positive, or 0 for the default
 RetryWaitMin: 1m0s is more than RetryWaitMax, 1s
 UserAgent: has a character that an HTTP header cannot carry
-DialControl: has no effect on a Transport of your own, set it on that one's dialer`)
+DialControl: has no effect on a Transport of your own, give it to NewTransport and wrap that`)
 }
 
 func TestRetriedDeliveryIsByteIdentical(t *testing.T) {
