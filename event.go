@@ -128,11 +128,8 @@ func invalidEvent(format string, args ...any) error {
 
 // validate checks what is cheap to check on every event, wanted or not. Data is checked by append.
 func (e *Event) validate() error {
-	if e.Channel == "" {
-		return invalidEvent("channel: must not be empty")
-	}
 	switch e.Type {
-	case TypeChannelOccupied, TypeChannelVacated, TypeCacheMiss:
+	case TypeChannelOccupied, TypeChannelVacated, TypeCacheMiss: // the channel is all they have
 	case TypeMemberAdded, TypeMemberRemoved:
 		if e.UserID == "" {
 			return invalidEvent("user_id: must not be empty for %s", string(e.Type))
@@ -147,6 +144,9 @@ func (e *Event) validate() error {
 		}
 	default:
 		return invalidEvent("type: unknown %q, known are %s", string(e.Type), knownTypes())
+	}
+	if e.Channel == "" {
+		return invalidEvent("channel: must not be empty")
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -131,10 +132,7 @@ func NewHTTPSender(cfg HTTPConfig) (*HTTPSender, error) {
 		slots:   make(chan struct{}, cfg.MaxConcurrent),
 		retries: make(chan struct{}, max(1, cfg.MaxConcurrent/2)),
 	}
-	s.client = &http.Client{
-		Transport:     wire{s},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
+	s.client = &http.Client{Transport: wire{s}}
 	return s, nil
 }
 
@@ -274,7 +272,7 @@ func (x *exchange) run() error {
 		req, err := retryablehttp.NewRequestWithContext(ctx, http.MethodPost, x.delivery.URL, x.delivery.Body)
 		if err != nil {
 			release()
-			return fmt.Errorf("webhook: %w", withoutURL(err))
+			return fmt.Errorf("webhook: %w", clean(err))
 		}
 		req.Header = x.header
 		_, err = client.Do(req) // the answer has been read, see wire
@@ -319,7 +317,7 @@ func (x *exchange) checkRetry(_ context.Context, resp *http.Response, err error)
 	a := Attempt{N: x.attempts, Took: x.took}
 	switch {
 	case err != nil:
-		a.Err = withoutURL(err)
+		a.Err = clean(err)
 	default:
 		a.Status = resp.StatusCode
 		if resp.StatusCode < 200 || resp.StatusCode > 299 {
@@ -402,16 +400,32 @@ func retryAfter(resp *http.Response) (time.Duration, bool) {
 	return 0, false
 }
 
-// withoutURL takes net/http's own wrapping off an error, which repeats the URL with its query.
-func withoutURL(err error) error {
+// clean removes from an error of net/http what it may repeat of the request: the URL with its query, and what it
+// quotes of an answer that is no HTTP, which may be an echo.
+func clean(err error) error {
 	for {
 		wrapped, ok := errors.AsType[*url.Error](err)
 		if !ok {
-			return err
+			break
 		}
 		err = wrapped.Err
 	}
+	if text := err.Error(); strings.Contains(text, `"`) {
+		return &cleanError{quoted.ReplaceAllString(text, redacted), err}
+	}
+	return err
 }
+
+var quoted = regexp.MustCompile(`"(\\.|[^"\\])*"`)
+
+// A cleanError is err with another text.
+type cleanError struct {
+	text string
+	err  error
+}
+
+func (e *cleanError) Error() string { return e.text }
+func (e *cleanError) Unwrap() error { return e.err }
 
 // wire is the RoundTripper below retryablehttp. One call is one attempt, from waiting for a place on the wire
 // to the end of the answer, which it reads itself.
@@ -445,6 +459,7 @@ func (w wire) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	drain(resp)
+	resp.Header.Del("Location") // http.Client has nothing to follow, and nothing to fail at
 	return resp, nil
 }
 

@@ -1,0 +1,144 @@
+package webhook_test
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pusherhooks/webhook"
+)
+
+// heap returns the bytes that are live.
+func heap() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC() // what pools held goes with the second
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// dead is a Sender whose endpoints never answer.
+func dead(ctx context.Context, _ *webhook.Delivery) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// One tenant floods a dead endpoint: the heap itself stays within its share, batched or not, with small events
+// or large ones; and others go on.
+func TestFloodStaysWithinItsShareOfTheHeap(t *testing.T) {
+	const share, slack = 4 << 20, 1 << 20
+	for _, test := range []struct {
+		name   string
+		batch  int
+		length int
+	}{
+		{"small events", 0, 20},
+		{"large events", 0, 5000},
+		{"small events, batching off", 1, 20},
+		{"large events, batching off", 1, 5000},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			sent := &recorder{}
+			d := newDispatcher(t, webhook.Config{
+				Apps: []webhook.App{testApp("flood", "http://localhost/"), testApp("other", "http://localhost/")}, MaxBatchEvents: test.batch,
+				MaxEndpointQueuedBytes: share,
+				Sender: webhook.SenderFunc(func(ctx context.Context, d *webhook.Delivery) error {
+					if d.AppID == "other" {
+						return sent.Send(ctx, d)
+					}
+					return dead(ctx, d)
+				}),
+			})
+			channel := strings.Repeat("x", test.length)
+			before := heap()
+			accepted, full := 0, 0
+			for full < 1000 {
+				if err := d.Emit("flood", webhook.ChannelOccupied(channel)); err == nil {
+					accepted++
+				} else {
+					require.ErrorIs(t, err, webhook.ErrQueueFull)
+					full++
+				}
+			}
+			require.LessOrEqual(t, heap()-before, int64(share+slack))
+			require.LessOrEqual(t, d.Stats().PendingBytes, int64(share))
+			require.Greater(t, accepted*(len(channel)+40), share/6, "and the share is used: %d events", accepted)
+			emit(t, d, "other", webhook.ChannelOccupied("room"))
+			require.True(t, settles(func() bool { return len(sent.deliveries()) == 1 }))
+			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			defer cancel()
+			require.Error(t, d.Close(ctx))
+		})
+	}
+}
+
+func TestFloodOfManyStaysWithinTheWhole(t *testing.T) {
+	const whole, slack = 8 << 20, 2 << 20
+	cfg := webhook.Config{MaxQueuedBytes: whole, MaxEndpointQueuedBytes: 1 << 20, Sender: webhook.SenderFunc(dead)}
+	for i := range 50 {
+		cfg.Apps = append(cfg.Apps, testApp(fmt.Sprint(i), "http://localhost/"))
+	}
+	d := newDispatcher(t, cfg)
+	channel := strings.Repeat("x", 1000)
+	before := heap()
+	refused := 0
+	for range 1000 {
+		for i := range 50 {
+			if d.Emit(fmt.Sprint(i), webhook.ChannelOccupied(channel)) != nil {
+				refused++
+			}
+		}
+	}
+	require.Positive(t, refused)
+	require.LessOrEqual(t, heap()-before, int64(whole+slack))
+	require.LessOrEqual(t, d.Stats().PendingBytes, int64(whole))
+	require.Greater(t, d.Stats().PendingBytes, int64(whole*9/10))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	require.Error(t, d.Close(ctx))
+}
+
+// Apps and endpoints that are gone leave nothing behind.
+func TestAMillionAppsComeAndGo(t *testing.T) {
+	d := newDispatcher(t, webhook.Config{Sender: &recorder{}})
+	app := testApp("app", "http://localhost/a", "http://localhost/b")
+	cycles := 1_000_000
+	if raceEnabled {
+		cycles = 50_000 // the same code, ten times slower
+	}
+	cycle := func(n int) {
+		for i := range n {
+			app.ID = fmt.Sprint("app-", i)
+			require.NoError(t, d.SetApp(app))
+			d.RemoveApp(app.ID)
+		}
+	}
+	cycle(1000)
+	before := heap()
+	cycle(cycles)
+	require.InDelta(t, before, heap(), 1<<20)
+}
+
+// Endpoints that were busy and are idle hold no buffers.
+func TestIdleEndpointsHoldNoBuffers(t *testing.T) {
+	cfg := webhook.Config{Sender: webhook.SenderFunc(func(context.Context, *webhook.Delivery) error { return nil })}
+	const endpoints = 1000
+	for i := range endpoints {
+		cfg.Apps = append(cfg.Apps, testApp(fmt.Sprint(i), "http://localhost/"))
+	}
+	d := newDispatcher(t, cfg)
+	before := heap()
+	for i := range endpoints {
+		for range 100 {
+			emit(t, d, fmt.Sprint(i), webhook.ChannelOccupied("room"))
+		}
+	}
+	require.NoError(t, d.Flush(t.Context()))
+	require.True(t, settles(func() bool { return d.Stats().ActiveEndpoints == 0 }))
+	require.LessOrEqual(t, heap()-before, int64(endpoints*1000), "the runtime keeps what its goroutines were; a buffer has 4 KiB and more")
+}
