@@ -351,12 +351,12 @@ func (l *lane) arm(wait time.Duration) {
 	}
 }
 
-// windowEnded is the timer's function. A timer stopped or reset a moment too late runs it for a batch that is
-// gone: then the lane is sending, or empty, or has a younger batch whose own timer is running.
+// windowEnded is the timer's function. A timer that is stopped or reset a moment too late runs it for a batch
+// that is gone: then the lane is sending or empty, or a younger batch leaves before its window has ended.
 func (l *lane) windowEnded() {
 	e := l.endpoint
 	e.mu.Lock()
-	if l.sending || l.open == nil || l.windowLeft() > 0 {
+	if l.sending || l.open == nil {
 		e.mu.Unlock()
 		return
 	}

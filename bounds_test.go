@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -86,15 +87,19 @@ func TestFloodOfManyStaysWithinTheWhole(t *testing.T) {
 	d := newDispatcher(t, cfg)
 	channel := strings.Repeat("x", 1000)
 	before := heap()
-	refused := 0
-	for range 1000 {
-		for i := range 50 {
-			if d.Emit(fmt.Sprint(i), webhook.ChannelOccupied(channel)) != nil {
-				refused++
+	var flood sync.WaitGroup
+	for i := range 50 {
+		flood.Go(func() {
+			for range 1000 {
+				_ = d.Emit(fmt.Sprint(i), webhook.ChannelOccupied(channel))
+				if held := d.Stats().PendingBytes; held > whole {
+					t.Errorf("%d bytes pending", held)
+				}
 			}
-		}
+		})
 	}
-	require.Positive(t, refused)
+	flood.Wait()
+	require.Positive(t, d.Stats().Rejected)
 	require.LessOrEqual(t, heap()-before, int64(whole+slack))
 	require.LessOrEqual(t, d.Stats().PendingBytes, int64(whole))
 	require.Greater(t, d.Stats().PendingBytes, int64(whole*9/10))

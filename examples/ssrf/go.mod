@@ -1,0 +1,17 @@
+module github.com/pusherhooks/webhook/examples/ssrf
+
+go 1.26
+
+replace github.com/pusherhooks/webhook => ../../
+
+require (
+	code.dny.dev/ssrf v0.3.0
+	github.com/pusherhooks/webhook v0.0.0-00010101000000-000000000000
+	github.com/stretchr/testify v1.12.1
+)
+
+require (
+	github.com/hashicorp/go-cleanhttp v0.5.2 // indirect
+	github.com/hashicorp/go-retryablehttp v0.7.8 // indirect
+	go.yaml.in/yaml/v3 v3.0.5 // indirect
+)

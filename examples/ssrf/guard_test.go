@@ -1,0 +1,112 @@
+package ssrf
+
+import (
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"code.dny.dev/ssrf"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pusherhooks/webhook"
+)
+
+// A listener counts the connections that reach it.
+type listener struct {
+	net.Listener
+	accepted atomic.Int64
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		l.accepted.Add(1)
+	}
+	return c, err
+}
+
+// serve starts a server on a loopback address and returns its port.
+func serve(t *testing.T, address string, handler http.HandlerFunc) (*listener, string) {
+	t.Helper()
+	inner, err := net.Listen("tcp", address)
+	require.NoError(t, err)
+	l := &listener{Listener: inner}
+	server := httptest.NewUnstartedServer(handler)
+	require.NoError(t, server.Listener.Close())
+	server.Listener = l
+	server.Start()
+	t.Cleanup(server.Close)
+	_, port, err := net.SplitHostPort(inner.Addr().String())
+	require.NoError(t, err)
+	return l, port
+}
+
+func accept(http.ResponseWriter, *http.Request) {}
+
+// send returns the number of attempts and the error.
+func send(t *testing.T, url string, options ...ssrf.Option) (int, error) {
+	t.Helper()
+	attempts := 0
+	s, err := NewSender(webhook.HTTPConfig{
+		RetryWaitMin: time.Millisecond, RetryWaitMax: time.Millisecond, RetryFor: 100 * time.Millisecond,
+		OnAttempt: func(*webhook.Delivery, webhook.Attempt) { attempts++ },
+	}, options...)
+	require.NoError(t, err)
+	t.Cleanup(s.CloseIdleConnections)
+	err = s.Send(t.Context(), &webhook.Delivery{URL: url, Body: []byte("{}")})
+	return attempts, err
+}
+
+// The real path: whatever spelling leads to loopback, the listener there sees nothing, and there is no retry.
+func TestLoopbackIsRefused(t *testing.T) {
+	v4, port := serve(t, "127.0.0.1:0", accept)
+	urls := []string{"http://127.0.0.1:" + port, "http://[::ffff:127.0.0.1]:" + port, "http://localhost:" + port, "http://0.0.0.0:" + port}
+	var v6 *listener
+	if probe, err := net.Listen("tcp", "[::1]:0"); err == nil { // or this machine has no IPv6
+		require.NoError(t, probe.Close())
+		v6, port = serve(t, "[::1]:0", accept)
+		urls = append(urls, "http://[::1]:"+port)
+	}
+	for _, url := range urls {
+		attempts, err := send(t, url)
+		require.ErrorContains(t, err, "address refused", url)
+		require.Equal(t, 1, attempts, url)
+	}
+	require.Zero(t, v4.accepted.Load())
+	if v6 != nil {
+		require.Zero(t, v6.accepted.Load())
+	}
+}
+
+// An endpoint that is allowed cannot send us on to one that is not.
+func TestRedirectIsNoWayAround(t *testing.T) {
+	internal, port := serve(t, "127.0.0.1:0", accept)
+	_, publicPort := serve(t, "127.0.0.2:0", func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "http://127.0.0.1:"+port, http.StatusTemporaryRedirect)
+	})
+	_, err := send(t, "http://127.0.0.2:"+publicPort, ssrf.WithAllowedV4Prefixes(netip.MustParsePrefix("127.0.0.2/32")))
+	require.ErrorContains(t, err, "endpoint answered 307")
+	require.Zero(t, internal.accepted.Load())
+}
+
+// Every other range is asked of the guard itself: no test dials such an address.
+func TestForbiddenRanges(t *testing.T) {
+	guard := ssrf.New(ssrf.WithAnyPort()).Safe
+	for _, address := range []string{
+		"10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255",
+		"192.0.2.1", "198.18.0.1", "fe80::1", "fc00::1", "::", "::1", "::ffff:10.0.0.1", "2001:db8::1", "64:ff9b::a00:1",
+	} {
+		network := "tcp4"
+		if strings.Contains(address, ":") {
+			network = "tcp6"
+		}
+		require.Error(t, guard(network, net.JoinHostPort(address, "443"), nil), address)
+	}
+	require.NoError(t, guard("tcp4", "93.184.215.14:443", nil))
+	require.NoError(t, guard("tcp6", "[2606:2800:21f:cb07:6820:80da:af6b:8b2c]:443", nil))
+}

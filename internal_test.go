@@ -1,0 +1,87 @@
+package webhook
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Races that last nanoseconds from outside, taken step by step from inside.
+
+func internalDispatcher(t *testing.T, sent *[]*Delivery) (*Dispatcher, App) {
+	app := App{ID: "app", Key: "key", Secret: "secret", Webhooks: []Webhook{{URL: "http://localhost/", EventTypes: eventTypes}}}
+	d, err := New(Config{Apps: []App{app}, Sender: SenderFunc(func(_ context.Context, delivery *Delivery) error {
+		*sent = append(*sent, delivery)
+		return nil
+	})})
+	require.NoError(t, err)
+	return d, app
+}
+
+// An Emit that has read the routes of an app which is then removed and set again must not use an endpoint
+// beside the one in use: its events would overtake others.
+func TestStaleRoutesReachTheEndpointInUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var sent []*Delivery
+		d, app := internalDispatcher(t, &sent)
+		stale, _ := d.routes("app")
+		d.RemoveApp("app")
+		app.Secret = "rotated"
+		require.NoError(t, d.SetApp(app))
+		require.NoError(t, d.Emit("app", ChannelOccupied("first")))
+		e := ChannelOccupied("second")
+		require.NoError(t, d.emit(stale, &e))
+		require.NoError(t, d.Close(t.Context()))
+		require.Len(t, sent, 1)
+		require.Equal(t, 2, sent[0].Events)
+		require.NoError(t, Verify("key", "rotated", sent[0].Header, sent[0].Body))
+	})
+}
+
+// The same when the app does not come back: the event is accepted, and delivered with the credentials that the
+// app had, also if a redelivery has made the endpoint anew meanwhile.
+func TestStaleRoutesOfARemovedApp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var sent []*Delivery
+		d, _ := internalDispatcher(t, &sent)
+		require.NoError(t, d.Emit("app", ChannelOccupied("first")))
+		require.NoError(t, d.Flush(t.Context()))
+		stale, _ := d.routes("app")
+		d.RemoveApp("app")
+		require.Empty(t, d.endpoints)
+		for _, redeliver := range []bool{false, true} {
+			if redeliver {
+				require.NoError(t, d.Redeliver(sent[0]))
+			}
+			e := ChannelOccupied("stale")
+			require.NoError(t, d.emit(stale, &e))
+			time.Sleep(time.Second)
+			synctest.Wait()
+			require.Empty(t, d.endpoints, "and the endpoint goes again")
+		}
+		require.Len(t, sent, 4)
+		for _, delivery := range sent {
+			require.NoError(t, Verify("key", "secret", delivery.Header, delivery.Body))
+		}
+		require.NoError(t, d.Close(t.Context()))
+	})
+}
+
+// An Emit that has passed its first look at whether the dispatcher is closed.
+func TestNothingIsAppendedAfterClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var sent []*Delivery
+		d, _ := internalDispatcher(t, &sent)
+		routes, _ := d.routes("app")
+		require.NoError(t, d.Close(t.Context()))
+		e := routes.routes[0].endpoint
+		require.ErrorIs(t, d.enqueue(e, []byte("{}"), "room", routes.count), ErrClosed)
+		require.ErrorIs(t, e.redeliver(&Delivery{Events: 1}, routes.count), ErrClosed)
+		d.RemoveApp("app")
+		require.ErrorIs(t, d.enqueue(e, []byte("{}"), "room", routes.count), ErrClosed)
+		require.Zero(t, d.Stats().Queued)
+	})
+}
