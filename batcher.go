@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"hash/maphash"
+	"maps"
 	"net/http"
 	"strconv"
 	"sync"
@@ -27,6 +28,7 @@ type endpoint struct {
 	d      *Dispatcher
 	key    endpointKey
 	header http.Header // the app's own headers; never written to
+	health health      // how the last attempt went
 
 	mu         sync.Mutex
 	app        credentials // what batches are signed with when they leave; SetApp changes it
@@ -127,7 +129,7 @@ func (e *endpoint) redeliver(d *Delivery, count *counters) error {
 		return ErrClosed
 	}
 	memory := int64(len(d.Body) + batchOverhead)
-	if err := e.charge(memory); err != nil {
+	if _, err := e.charge(memory, memory); err != nil {
 		return err
 	}
 	l := e.lane(channel)
@@ -166,20 +168,23 @@ func (e *endpoint) drop(l *lane) {
 	}
 }
 
-// charge takes memory out of the endpoint's share and of the dispatcher's, or fails and takes nothing.
-func (e *endpoint) charge(memory int64) error {
+// charge takes memory out of the endpoint's share and of the dispatcher's: as much as there is, up to want. If
+// that is less than need it takes nothing and fails.
+func (e *endpoint) charge(need, want int64) (granted int64, err error) {
 	d := e.d
-	if e.bytes+memory > d.cfg.MaxEndpointQueuedBytes {
-		return errEndpointFull
+	own := d.cfg.MaxEndpointQueuedBytes - e.bytes
+	if own < need {
+		return 0, errEndpointFull
 	}
 	for {
 		held := d.bytes.Load()
-		if held+memory > d.cfg.MaxQueuedBytes {
-			return errDispatcherFull
+		if d.cfg.MaxQueuedBytes-held < need {
+			return 0, errDispatcherFull
 		}
-		if d.bytes.CompareAndSwap(held, held+memory) {
-			e.bytes += memory
-			return nil
+		granted = min(want, own, d.cfg.MaxQueuedBytes-held)
+		if d.bytes.CompareAndSwap(held, held+granted) {
+			e.bytes += granted
+			return granted, nil
 		}
 	}
 }
@@ -285,34 +290,27 @@ func (l *lane) begin(b *batch) {
 }
 
 // reserve makes room in b for an event of n bytes and all that surrounds it. Memory is charged as it is
-// allocated, a few times a batch, so that the limits bound the heap itself.
+// allocated, a few times a batch, so that the limits bound the heap itself. Near a limit a batch grows by all
+// that is left, not event by event.
 func (l *lane) reserve(b *batch, n int) error {
-	need := len(b.body) + 1 + n + len(batchEnd)
-	memory := int64(0)
-	if cap(b.body) == 0 {
-		need = envelopeBytes + n
-		memory = batchOverhead
+	size := cap(b.body)
+	need, overhead := len(b.body)+1+n+len(batchEnd), 0
+	if size == 0 {
+		need, overhead = envelopeBytes+n, batchOverhead
 	}
-	if need <= cap(b.body) {
+	if need <= size {
 		return nil
 	}
-	size := need
+	want := need
 	if cfg := &l.endpoint.d.cfg; cfg.MaxBatchEvents > 1 {
-		size = max(need, min(max(2*cap(b.body), l.hint, minBuffer), cfg.MaxBatchBytes))
+		want = max(need, min(max(2*size, l.hint, minBuffer), cfg.MaxBatchBytes))
 	}
-	memory += int64(size - cap(b.body))
-	if err := l.endpoint.charge(memory); err != nil {
-		if size == need {
-			return err
-		}
-		memory -= int64(size - need) // near the limit: no more than this event needs
-		if err := l.endpoint.charge(memory); err != nil {
-			return err
-		}
-		size = need
+	granted, err := l.endpoint.charge(int64(need-size+overhead), int64(want-size+overhead))
+	if err != nil {
+		return err
 	}
-	b.body = append(make([]byte, 0, size), b.body...)
-	b.memory += memory
+	b.memory += granted
+	b.body = append(make([]byte, 0, size+int(granted)-overhead), b.body...)
 	return nil
 }
 
@@ -459,20 +457,23 @@ func (s *endpointSigner) delivery(e *endpoint, app credentials, b *batch) *Deliv
 	if s.signer == nil || s.secret != app.secret {
 		s.secret, s.signer = app.secret, newSigner(app.secret)
 	}
-	d := &Delivery{
-		ID:        rand.Text(),
+	id := rand.Text()
+	values := []string{"application/json", app.key, s.signer.sign(b.body), id}
+	header := make(http.Header, len(e.header)+len(values))
+	maps.Copy(header, e.header)
+	for i, name := range ownHeaders {
+		header[name] = values[i : i+1 : i+1]
+	}
+	return &Delivery{
+		ID:        id,
 		AppID:     e.key.app,
 		URL:       e.key.url,
-		Header:    e.header.Clone(),
+		Header:    header,
 		Body:      b.body,
 		Events:    b.events,
 		CreatedAt: b.opened.UTC(),
+		health:    &e.health,
 	}
-	d.Header.Set("Content-Type", "application/json")
-	d.Header.Set(headerKey, app.key)
-	d.Header.Set(headerSignature, s.signer.sign(b.body))
-	d.Header.Set(headerID, d.ID)
-	return d
 }
 
 // A flush waits until a number of batches have ended.

@@ -250,6 +250,9 @@ func (w *Webhook) validate() (errs []error) {
 
 // header returns the webhook's own headers in canonical form, without those that every delivery overrides.
 func (w *Webhook) header() http.Header {
+	if len(w.Headers) == 0 {
+		return nil // most have none: a map costs 48 bytes
+	}
 	h := make(http.Header, len(w.Headers))
 	for name, value := range w.Headers {
 		h.Set(name, value)
@@ -259,7 +262,7 @@ func (w *Webhook) header() http.Header {
 
 // ownHeader removes from h what the library sets on every delivery, and returns h.
 func ownHeader(h http.Header) http.Header {
-	for _, name := range []string{"Content-Type", headerKey, headerSignature, headerID} {
+	for _, name := range ownHeaders {
 		h.Del(name)
 	}
 	return h
@@ -276,16 +279,21 @@ func canonicalHeader(h http.Header) string {
 	return b.String()
 }
 
-// validateURL's errors tell the URL without its userinfo and query, and not at all if it cannot be taken apart.
+// Errors of validateURL and parseURL tell the URL without its userinfo and query, and not at all if it cannot be taken apart.
 func validateURL(raw string) error {
+	_, err := parseURL(raw)
+	return err
+}
+
+func parseURL(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
 	switch {
 	case err != nil:
-		return errors.New("is not a valid URL")
+		return nil, errors.New("is not a valid URL")
 	case (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.Opaque != "":
-		return fmt.Errorf("must be an absolute http or https URL, got %q", redactURL(raw))
+		return nil, fmt.Errorf("must be an absolute http or https URL, got %q", redactURL(raw))
 	}
-	return nil
+	return u, nil
 }
 
 // redactURL removes what may be secret from a URL: the userinfo, the query and the fragment.

@@ -346,6 +346,7 @@ func TestMemoryOfAnAttemptIsBounded(t *testing.T) {
 			s := fastRetries(t, oneAttempt, func(c *webhook.HTTPConfig) { c.Timeout = 5 * time.Second })
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
+			start := time.Now()
 			const attempts = 10
 			for range attempts {
 				err := s.Send(t.Context(), delivery(e.url))
@@ -356,6 +357,7 @@ func TestMemoryOfAnAttemptIsBounded(t *testing.T) {
 				}
 			}
 			runtime.ReadMemStats(&after)
+			require.Less(t, time.Since(start), 10*time.Second, "no attempt reads until its timeout of 5s")
 			require.Less(t, (after.TotalAlloc-before.TotalAlloc)/attempts, uint64(1<<20), "allocated in all, the endpoint's own share included")
 		})
 	}

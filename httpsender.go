@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"net"
@@ -16,6 +17,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -45,9 +47,10 @@ type HTTPConfig struct {
 	// one attempt and no more.
 	RetryFor time.Duration
 
-	// MaxConcurrent bounds the requests on the wire, all endpoints together. Half of it is kept for first
-	// attempts, so that endpoints that time out and are tried again do not hold up the others. A delivery that
-	// waits for its next attempt holds no place. Default 256.
+	// MaxConcurrent bounds the requests on the wire, all endpoints together. Endpoints whose last attempt failed
+	// share half of the places, and these with endpoints that have not been tried yet three quarters, so that
+	// however many endpoints time out, those that answer find a place. A delivery that waits for its next
+	// attempt holds none. Default 256.
 	MaxConcurrent int
 
 	// Retry decides whether an attempt that failed is repeated. status is 0 if there was no answer; err is a
@@ -114,8 +117,11 @@ func (e *dialRefusedError) Unwrap() error { return e.err }
 type HTTPSender struct {
 	cfg     HTTPConfig
 	client  *http.Client
-	slots   chan struct{} // places on the wire
-	retries chan struct{} // a retry needs one of these first
+	timeout error // of an attempt
+
+	// Places on the wire. An attempt takes one of all; before that one of unproven, unless its endpoint's last
+	// attempt succeeded; and before that one of failing if it failed.
+	failing, unproven, all chan struct{}
 }
 
 // NewHTTPSender returns a Sender for cfg. Its error reports every fault of cfg at once.
@@ -129,8 +135,11 @@ func NewHTTPSender(cfg HTTPConfig) (*HTTPSender, error) {
 	}
 	s := &HTTPSender{
 		cfg:     cfg,
-		slots:   make(chan struct{}, cfg.MaxConcurrent),
-		retries: make(chan struct{}, max(1, cfg.MaxConcurrent/2)),
+		timeout: fmt.Errorf("no complete answer within %v: %w", cfg.Timeout, context.DeadlineExceeded),
+
+		failing:  make(chan struct{}, max(1, cfg.MaxConcurrent/2)),
+		unproven: make(chan struct{}, max(1, cfg.MaxConcurrent*3/4)),
+		all:      make(chan struct{}, cfg.MaxConcurrent),
 	}
 	s.client = &http.Client{Transport: wire{s}}
 	return s, nil
@@ -224,25 +233,36 @@ func (s *HTTPSender) CloseIdleConnections() {
 
 // Send implements Sender.
 func (s *HTTPSender) Send(ctx context.Context, d *Delivery) error {
-	if err := validateURL(d.URL); err != nil {
+	u, err := parseURL(d.URL)
+	if err != nil {
 		return fmt.Errorf("webhook: url: %w", err)
 	}
-	x := &exchange{s: s, ctx: ctx, delivery: d, header: d.Header.Clone(), started: time.Now()}
-	if x.header == nil {
-		x.header = make(http.Header)
+	x := &exchange{Context: ctx, s: s, delivery: d, started: time.Now(), closing: closingContext(ctx)}
+	if x.closing != nil && x.closing.Err() != nil {
+		x.closing = nil
 	}
-	if x.header["User-Agent"] == nil {
-		x.header.Set("User-Agent", s.cfg.UserAgent)
+	req, err := retryablehttp.NewRequestWithContext(x, http.MethodPost, "", d.Body)
+	if err != nil {
+		return fmt.Errorf("webhook: %w", err)
 	}
-	return x.run()
+	req.URL, req.Host = u, u.Host
+	req.Header = make(http.Header, len(d.Header)+1)
+	maps.Copy(req.Header, d.Header)
+	if req.Header["User-Agent"] == nil {
+		req.Header["User-Agent"] = []string{s.cfg.UserAgent}
+	}
+	return x.run(req)
 }
 
 // An exchange is one Send: attempts and the waits between them.
+//
+// It is the context that retryablehttp sees, and waits in between attempts. That one ends with Send's own
+// context, which is embedded, and when Close begins. A request that is under way does not see the latter,
+// because wire gives it Send's own context.
 type exchange struct {
+	context.Context
 	s        *HTTPSender
-	ctx      context.Context // of Send, and so of every request
 	delivery *Delivery
-	header   http.Header
 	started  time.Time
 
 	attempts int           // on the wire
@@ -251,13 +271,37 @@ type exchange struct {
 	err      error         // of the last attempt; nil if it was accepted
 	wait     time.Duration // before the next
 	waiting  bool          // the last thing that happened was the decision to wait
+
+	closing       context.Context // ends when Close begins; nil when that shortens nothing (any more)
+	interruptible context.Context // ends with Context and closing; made at the first wait, see Done
+	release       func()
 }
 
-type exchangeKey struct{}
+// Done makes exchange the context described above. retryablehttp calls it when it waits, so an exchange whose
+// first attempt is accepted never pays for a context.
+func (x *exchange) Done() <-chan struct{} {
+	if x.closing == nil {
+		return x.Context.Done()
+	}
+	if x.interruptible == nil {
+		ctx, cancel := context.WithCancel(x.Context)
+		stop := context.AfterFunc(x.closing, cancel)
+		x.interruptible, x.release = ctx, func() { stop(); cancel() }
+	}
+	return x.interruptible.Done()
+}
+
+// Err implements context.Context.
+func (x *exchange) Err() error {
+	if x.interruptible == nil {
+		return x.Context.Err()
+	}
+	return x.interruptible.Err()
+}
 
 // run has retryablehttp make the attempts. It does so a second time if Close cuts a wait short: there the
 // schedule starts anew, with an attempt at once.
-func (x *exchange) run() error {
+func (x *exchange) run(req *retryablehttp.Request) error {
 	client := &retryablehttp.Client{
 		HTTPClient:   x.s.client,
 		Logger:       nil, // it would print URLs with their query
@@ -267,49 +311,32 @@ func (x *exchange) run() error {
 		ErrorHandler: retryablehttp.PassthroughErrorHandler,
 	}
 	for {
-		x.waiting = false
-		ctx, release := x.waitContext()
-		req, err := retryablehttp.NewRequestWithContext(ctx, http.MethodPost, x.delivery.URL, x.delivery.Body)
-		if err != nil {
-			release()
-			return fmt.Errorf("webhook: %w", clean(err))
+		_, err := client.Do(req) // the answer has been read, see wire
+		if x.release != nil {
+			x.release()
+			x.interruptible, x.release = nil, nil
 		}
-		req.Header = x.header
-		_, err = client.Do(req) // the answer has been read, see wire
-		release()
 		switch {
-		case x.ctx.Err() != nil && (err != nil || x.err != nil):
+		case x.Context.Err() != nil && (err != nil || x.err != nil):
 			return x.cut()
-		case x.waiting:
-			continue // Close has ended the wait
+		case x.waiting: // Close has ended the wait, the only one that it ends
+			x.waiting, x.closing = false, nil
 		case x.err != nil:
 			return fmt.Errorf("webhook: gave up after %d attempts in %v: %w",
 				x.attempts, time.Since(x.started).Round(time.Millisecond), x.err)
+		default:
+			return nil
 		}
-		return nil
 	}
-}
-
-// waitContext returns the context that retryablehttp waits in between attempts. It ends with Send's own, and
-// when Close begins; but a request that is under way does not see the latter, because wire puts Send's own
-// context in its place.
-func (x *exchange) waitContext() (context.Context, func()) {
-	ctx := context.WithValue(x.ctx, exchangeKey{}, x)
-	closing := closingContext(x.ctx)
-	if closing == nil || closing.Err() != nil {
-		return ctx, func() {}
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(closing, cancel)
-	return ctx, func() { stop(); cancel() }
 }
 
 // cut is the error of a Send whose context has ended.
 func (x *exchange) cut() error {
-	if x.err == nil || errors.Is(x.err, context.Cause(x.ctx)) {
-		return fmt.Errorf("webhook: cut off after %d attempts: %w", x.attempts, context.Cause(x.ctx))
+	cause := context.Cause(x.Context)
+	if x.err == nil || errors.Is(x.err, cause) {
+		return fmt.Errorf("webhook: cut off after %d attempts: %w", x.attempts, cause)
 	}
-	return fmt.Errorf("webhook: cut off after %d attempts: %w; last: %w", x.attempts, context.Cause(x.ctx), x.err)
+	return fmt.Errorf("webhook: cut off after %d attempts: %w; last: %w", x.attempts, cause, x.err)
 }
 
 // checkRetry is called by retryablehttp after every attempt, with the answer or an error.
@@ -326,7 +353,10 @@ func (x *exchange) checkRetry(_ context.Context, resp *http.Response, err error)
 		}
 	}
 	x.err = a.Err
-	if a.Err != nil && x.ctx.Err() == nil && x.s.cfg.Retry(a.Status, a.Err) {
+	if x.attempts > x.reported {
+		x.delivery.health.learn(a.Err)
+	}
+	if a.Err != nil && x.Context.Err() == nil && x.s.cfg.Retry(a.Status, a.Err) {
 		x.wait = x.s.nextWait(x.attempts, resp)
 		x.waiting = time.Since(x.started)+x.wait <= x.s.cfg.RetryFor
 	}
@@ -349,12 +379,12 @@ func (x *exchange) report(a Attempt) {
 	if a.Err != nil {
 		level, message = slog.LevelWarn, "webhook attempt failed"
 	}
-	if cfg.Logger.Enabled(x.ctx, level) {
+	if cfg.Logger.Enabled(x.Context, level) {
 		args := []any{"delivery", x.delivery, "attempt", a.N, "status", a.Status, "took", a.Took}
 		if a.Err != nil {
 			args = append(args, "error", a.Err, "retry_in", a.RetryIn)
 		}
-		cfg.Logger.Log(x.ctx, level, message, args...)
+		cfg.Logger.Log(x.Context, level, message, args...)
 	}
 	if cfg.OnAttempt != nil {
 		defer recoverHook(cfg.Logger, "HTTPConfig.OnAttempt")
@@ -435,22 +465,18 @@ func (e *cleanError) Unwrap() error { return e.err }
 type wire struct{ s *HTTPSender }
 
 func (w wire) RoundTrip(req *http.Request) (*http.Response, error) {
-	x := req.Context().Value(exchangeKey{}).(*exchange)
-	if x.attempts > 0 {
-		if err := acquire(x.ctx, w.s.retries); err != nil {
-			return nil, err
+	x := req.Context().(*exchange)
+	for _, places := range x.places() {
+		select {
+		case places <- struct{}{}:
+			defer func() { <-places }()
+		case <-x.Context.Done():
+			return nil, context.Cause(x.Context)
 		}
-		defer func() { <-w.s.retries }()
 	}
-	if err := acquire(x.ctx, w.s.slots); err != nil {
-		return nil, err
-	}
-	defer func() { <-w.s.slots }()
 	x.attempts++
 	x.waiting = false
-	timeout := w.s.cfg.Timeout
-	ctx, cancel := context.WithTimeoutCause(x.ctx, timeout,
-		fmt.Errorf("no complete answer within %v: %w", timeout, context.DeadlineExceeded))
+	ctx, cancel := context.WithTimeoutCause(x.Context, w.s.cfg.Timeout, w.s.timeout)
 	defer cancel()
 	started := time.Now()
 	defer func() { x.took = time.Since(started) }()
@@ -463,13 +489,35 @@ func (w wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// acquire waits for a place, for as long as Send may take.
-func acquire(ctx context.Context, places chan struct{}) error {
-	select {
-	case places <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
+// places returns where the next attempt has to find a place, in this order.
+func (x *exchange) places() []chan struct{} {
+	s, h := x.s, x.delivery.health
+	switch {
+	case x.attempts > 0 || h != nil && h.last.Load() == failed:
+		return []chan struct{}{s.failing, s.unproven, s.all}
+	case h != nil && h.last.Load() == untried:
+		return []chan struct{}{s.unproven, s.all}
+	}
+	return []chan struct{}{s.all}
+}
+
+// health is how the last attempt at an endpoint went.
+type health struct{ last atomic.Int32 }
+
+const (
+	untried int32 = iota
+	succeeded
+	failed
+)
+
+// learn takes the result of an attempt. Deliveries from elsewhere have no health to keep.
+func (h *health) learn(err error) {
+	switch {
+	case h == nil:
+	case err == nil:
+		h.last.Store(succeeded)
+	default:
+		h.last.Store(failed)
 	}
 }
 
@@ -477,9 +525,10 @@ func acquire(ctx context.Context, places chan struct{}) error {
 // beginning in memory. Errors do not count: the status has arrived, and it alone decides.
 func drain(resp *http.Response) {
 	var first bytes.Buffer
-	_, err := io.CopyN(&first, resp.Body, maxErrorBytes)
-	if err == nil {
-		_, _ = io.CopyN(io.Discard, resp.Body, maxDrainBytes-maxErrorBytes)
+	if resp.ContentLength != 0 {
+		if _, err := io.CopyN(&first, resp.Body, maxErrorBytes); err == nil {
+			_, _ = io.CopyN(io.Discard, resp.Body, maxDrainBytes-maxErrorBytes)
+		}
 	}
 	_ = resp.Body.Close()
 	resp.Body = io.NopCloser(&first)

@@ -291,31 +291,49 @@ func TestAttemptsWaitForAPlaceOnTheWire(t *testing.T) {
 	})
 }
 
-// Endpoints that time out again and again take no more than half of the wire.
-func TestRetriesLeaveRoomForFirstAttempts(t *testing.T) {
+// Endpoints that time out take no more than their share of the wire, however many they are: one that answers
+// finds a place at once, and one that is new does as soon as the others have had their first attempt.
+func TestHangingEndpointsLeaveRoomForOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		s := fastRetries(t, func(c *webhook.HTTPConfig) {
-			c.MaxConcurrent = 8
-			c.RetryFor = time.Hour
-			c.Transport = transport(func(r *http.Request) (*http.Response, error) {
+		var healthy []time.Time
+		s, err := webhook.NewHTTPSender(webhook.HTTPConfig{
+			MaxConcurrent: 8,
+			RetryFor:      time.Hour,
+			Transport: transport(func(r *http.Request) (*http.Response, error) {
 				if r.URL.Host == "healthy" {
+					healthy = append(healthy, time.Now())
 					return answer(200), nil
 				}
 				<-r.Context().Done()
 				return nil, context.Cause(r.Context())
-			})
+			}),
 		})
-		var sends sync.WaitGroup
-		for range 100 {
-			sends.Go(func() { _ = s.Send(ctx, delivery("http://hanging/")) })
+		require.NoError(t, err)
+		d := newDispatcher(t, webhook.Config{Apps: []webhook.App{testApp("healthy", "http://healthy/")}, MaxBatchEvents: 1, Sender: s})
+		deliver := func(app string, within time.Duration) {
+			t.Helper()
+			start, before := time.Now(), len(healthy)
+			emit(t, d, app, webhook.ChannelOccupied("room"))
+			time.Sleep(within)
+			synctest.Wait()
+			require.Len(t, healthy, before+1)
+			require.LessOrEqual(t, healthy[before].Sub(start), within)
 		}
-		time.Sleep(10 * time.Minute) // all of them are being retried
-		start := time.Now()
-		require.NoError(t, s.Send(t.Context(), delivery("http://healthy/")))
-		require.Zero(t, time.Since(start))
+		deliver("healthy", 0)
+		for i := range 100 {
+			id := fmt.Sprint("hanging-", i)
+			require.NoError(t, d.SetApp(testApp(id, "http://hanging/")))
+			emit(t, d, id, webhook.ChannelOccupied("room"))
+		}
+		synctest.Wait()
+		deliver("healthy", 0)
+		time.Sleep(10 * time.Minute) // all of them have been tried, and are being tried again
+		deliver("healthy", 0)
+		require.NoError(t, d.SetApp(testApp("new", "http://healthy/")))
+		deliver("new", 0)
+		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		sends.Wait()
+		require.Error(t, d.Close(ctx))
 	})
 }
 

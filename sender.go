@@ -26,6 +26,8 @@ type Delivery struct {
 	Body      []byte      `json:"body"`
 	Events    int         `json:"events"`     // in Body
 	CreatedAt time.Time   `json:"created_at"` // when its first event was emitted: time_ms in Body
+
+	health *health // of the endpoint that made it; nil for a delivery that was stored
 }
 
 // Format implements fmt.Formatter, for every verb, without what may be secret.

@@ -11,12 +11,17 @@ import (
 	"net/http"
 )
 
-// The headers that every delivery carries, beside Content-Type.
+// The headers that every delivery carries.
 const (
+	headerContentType = "Content-Type"
+
 	headerKey       = "X-Pusher-Key"
 	headerSignature = "X-Pusher-Signature"
 	headerID        = "Webhook-Id"
 )
+
+// ownHeaders are those that the library sets, in canonical form and in the order of endpointSigner.delivery.
+var ownHeaders = []string{headerContentType, headerKey, headerSignature, headerID}
 
 // redacted is what a Secret, and whatever else may hold one, prints as.
 const redacted = "[redacted]"
