@@ -1,0 +1,92 @@
+// Command otel shows how webhooks are traced with OpenTelemetry: a backend fails twice and then accepts, and the
+// spans of the delivery and its three attempts are printed as they end.
+//
+// tracing.go is what a server would take from here.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"os"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/sdk/trace"
+
+	"github.com/pusherhooks/webhook"
+	"github.com/pusherhooks/webhook/webhooktest"
+)
+
+func main() {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := run(ctx, os.Stdout); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// run delivers two events to a backend on loopback and prints the spans to w.
+func run(ctx context.Context, w io.Writer) (err error) {
+	app := webhook.App{ID: "1", Key: "key", Secret: "secret"}
+	backend := webhooktest.NewReceiver(app)
+	defer backend.Close()
+	backend.Fail(2, http.StatusServiceUnavailable)
+	app.Webhooks = []webhook.Webhook{{URL: backend.URL, EventTypes: []webhook.EventType{webhook.TypeChannelOccupied}}}
+
+	// A server exports to a collector, and in batches: trace.WithBatcher.
+	provider := trace.NewTracerProvider(trace.WithSyncer(printer{w}))
+	defer func() { err = errors.Join(err, provider.Shutdown(ctx)) }()
+
+	transport := newTransport()
+	defer transport.CloseIdleConnections()
+	sender, err := newSender(webhook.HTTPConfig{RetryWaitMin: 10 * time.Millisecond}, transport, provider)
+	if err != nil {
+		return err
+	}
+	dispatcher, err := webhook.New(webhook.Config{Apps: []webhook.App{app}, Sender: sender})
+	if err != nil {
+		return err
+	}
+	for _, channel := range []string{"a", "b"} {
+		if err := dispatcher.Emit("1", webhook.ChannelOccupied(channel)); err != nil {
+			return errors.Join(err, dispatcher.Close(ctx))
+		}
+	}
+	return dispatcher.Close(ctx)
+}
+
+// A printer is an exporter that prints a line for each span.
+type printer struct{ w io.Writer }
+
+// ExportSpans implements trace.SpanExporter.
+func (p printer) ExportSpans(_ context.Context, spans []trace.ReadOnlySpan) error {
+	for _, span := range spans {
+		line := fmt.Sprintf("%s (%s): %s", span.Name(), span.SpanKind(), span.Status().Code)
+		for _, key := range []attribute.Key{"http.response.status_code", "webhook.events"} {
+			if value, ok := find(span.Attributes(), key); ok {
+				line += fmt.Sprintf(", %s %s", key, value.String())
+			}
+		}
+		if _, err := fmt.Fprintln(p.w, line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Shutdown implements trace.SpanExporter.
+func (p printer) Shutdown(context.Context) error { return nil }
+
+// find returns the last value of a key: a span may have set it twice.
+func find(attributes []attribute.KeyValue, key attribute.Key) (value attribute.Value, ok bool) {
+	for _, a := range attributes {
+		if a.Key == key {
+			value, ok = a.Value, true
+		}
+	}
+	return value, ok
+}

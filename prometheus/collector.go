@@ -1,0 +1,99 @@
+package prometheus
+
+import (
+	prom "github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pusherhooks/webhook"
+)
+
+// A Collector gives a registry the metrics of one Dispatcher: what the hooks have counted, and the dispatcher's
+// Stats at the time of the scrape.
+type Collector struct {
+	dispatcher *webhook.Dispatcher
+	metrics    *Metrics
+	stats      []statsMetric
+}
+
+var _ prom.Collector = (*Collector)(nil)
+
+// Collector returns what to register with Prometheus, once the Dispatcher that has the hooks of m is there.
+// It stays valid after the Dispatcher's Close.
+//
+// A registry takes one dispatcher's metrics under their names. For several dispatchers in one process,
+// register each with prometheus.WrapRegistererWith and a label of your own.
+func (m *Metrics) Collector(d *webhook.Dispatcher) *Collector {
+	return &Collector{dispatcher: d, metrics: m, stats: statsMetrics(m.perApp)}
+}
+
+// Describe implements the client library's Collector.
+func (c *Collector) Describe(descriptions chan<- *prom.Desc) {
+	for _, m := range c.stats {
+		descriptions <- m.desc
+	}
+	for _, v := range c.metrics.vectors() {
+		v.Describe(descriptions)
+	}
+}
+
+// Collect implements the client library's Collector.
+func (c *Collector) Collect(metrics chan<- prom.Metric) {
+	stats := c.dispatcher.Stats() // once, so that the numbers of one scrape add up
+	for _, m := range c.stats {
+		metrics <- prom.MustNewConstMetric(m.desc, m.kind, m.value(&stats))
+	}
+	for _, v := range c.metrics.vectors() {
+		v.Collect(metrics)
+	}
+}
+
+// The metrics that come from Stats, or with a label for the app from the hooks.
+var (
+	deliveredOpts = prom.CounterOpts{
+		Name: "webhook_events_delivered_total",
+		Help: "Events accepted by their endpoint.",
+	}
+	undeliveredOpts = prom.CounterOpts{
+		Name: "webhook_events_undelivered_total",
+		Help: "Events given up, or handed back at Close.",
+	}
+)
+
+// A statsMetric is a metric that is one field of Stats.
+type statsMetric struct {
+	desc  *prom.Desc
+	kind  prom.ValueType
+	value func(*webhook.Stats) float64
+}
+
+// statsMetrics lists what Stats gives: a field added to Stats is one more entry here.
+func statsMetrics(perApp bool) []statsMetric {
+	all := []statsMetric{
+		counter("webhook_events_emitted_total", "Calls of Emit that were accepted.",
+			func(s *webhook.Stats) float64 { return float64(s.Emitted) }),
+		counter("webhook_events_queued_total", "Events taken for an endpoint; one for two endpoints counts twice.",
+			func(s *webhook.Stats) float64 { return float64(s.Queued) }),
+		gauge("webhook_pending_events", "Events that wait or are in flight.",
+			func(s *webhook.Stats) float64 { return float64(s.Pending) }),
+		gauge("webhook_pending_bytes", "Memory that pending events hold.",
+			func(s *webhook.Stats) float64 { return float64(s.PendingBytes) }),
+		gauge("webhook_active_endpoints", "Endpoints with pending events.",
+			func(s *webhook.Stats) float64 { return float64(s.ActiveEndpoints) }),
+	}
+	if perApp {
+		return all // the hooks count the other two
+	}
+	return append(all,
+		counter(deliveredOpts.Name, deliveredOpts.Help,
+			func(s *webhook.Stats) float64 { return float64(s.Delivered) }),
+		counter(undeliveredOpts.Name, undeliveredOpts.Help,
+			func(s *webhook.Stats) float64 { return float64(s.Undelivered) }),
+	)
+}
+
+func counter(name, help string, value func(*webhook.Stats) float64) statsMetric {
+	return statsMetric{prom.NewDesc(name, help, nil, nil), prom.CounterValue, value}
+}
+
+func gauge(name, help string, value func(*webhook.Stats) float64) statsMetric {
+	return statsMetric{prom.NewDesc(name, help, nil, nil), prom.GaugeValue, value}
+}

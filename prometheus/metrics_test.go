@@ -1,0 +1,407 @@
+package prometheus_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	prom "github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pusherhooks/webhook"
+	webhookprom "github.com/pusherhooks/webhook/prometheus"
+	"github.com/pusherhooks/webhook/webhooktest"
+)
+
+func testApp(id, url string) webhook.App {
+	return webhook.App{ID: id, Key: id + "-key", Secret: webhook.Secret(id + "-secret"), Webhooks: []webhook.Webhook{
+		{URL: url, EventTypes: []webhook.EventType{webhook.TypeChannelOccupied}},
+	}}
+}
+
+// A fixture is a dispatcher with metrics, over HTTP to a receiver on loopback, and their registry.
+type fixture struct {
+	receiver   *webhooktest.Receiver
+	metrics    *webhookprom.Metrics
+	dispatcher *webhook.Dispatcher
+	registry   *prom.Registry
+}
+
+// newFixture makes a fixture in which the apps lead to the receiver. A delivery has three attempts.
+func newFixture(t *testing.T, cfg webhookprom.Config, apps ...string) *fixture {
+	t.Helper()
+	f := &fixture{receiver: webhooktest.NewReceiver(), metrics: webhookprom.New(cfg)}
+	t.Cleanup(f.receiver.Close)
+	var config webhook.Config
+	for _, id := range apps {
+		app := testApp(id, f.receiver.URL)
+		f.receiver.Accept(app)
+		config.Apps = append(config.Apps, app)
+	}
+	sender, err := webhook.NewHTTPSender(webhook.HTTPConfig{
+		RetryWaitMin: time.Millisecond,
+		RetryWaitMax: time.Millisecond,
+		Retry:        func(status int, _ error) bool { return status == http.StatusServiceUnavailable },
+		OnAttempt:    f.metrics.OnAttempt,
+	})
+	require.NoError(t, err)
+	t.Cleanup(sender.CloseIdleConnections)
+	config.Sender = sender
+	config.Hooks = f.metrics.Hooks()
+	f.start(t, config)
+	return f
+}
+
+// start makes the dispatcher and registers its metrics.
+func (f *fixture) start(t *testing.T, config webhook.Config) {
+	t.Helper()
+	var err error
+	f.dispatcher, err = webhook.New(config)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = f.dispatcher.Close(t.Context()) }) // the tests that care call it themselves
+	f.registry = prom.NewPedanticRegistry()
+	require.NoError(t, f.registry.Register(f.metrics.Collector(f.dispatcher)))
+}
+
+// emit queues n events, one batch, and waits until it has ended.
+func (f *fixture) emit(t *testing.T, appID string, n int) {
+	t.Helper()
+	for i := range n {
+		require.NoError(t, f.dispatcher.Emit(appID, webhook.ChannelOccupied(fmt.Sprint("channel-", i))))
+	}
+	require.NoError(t, f.dispatcher.Flush(t.Context()))
+}
+
+// requireText compares the named metrics with want, the text format without its comments.
+func (f *fixture) requireText(t *testing.T, want string, names ...string) {
+	t.Helper()
+	text, err := testutil.GatherAndFormat(f.registry, expfmt.TypeTextPlain, names...)
+	require.NoError(t, err)
+	require.Equal(t, strings.TrimSpace(want), withoutComments(text))
+}
+
+// withoutComments leaves the lines of values.
+func withoutComments(text []byte) string {
+	lines := slices.DeleteFunc(strings.Split(strings.TrimSpace(string(text)), "\n"), func(line string) bool {
+		return strings.HasPrefix(line, "#")
+	})
+	return strings.Join(lines, "\n")
+}
+
+// histogram returns the one histogram of that name which has no labels.
+func (f *fixture) histogram(t *testing.T, name string) *dto.Histogram {
+	t.Helper()
+	families, err := f.registry.Gather()
+	require.NoError(t, err)
+	for _, family := range families {
+		if family.GetName() == name {
+			require.Len(t, family.GetMetric(), 1)
+			return family.GetMetric()[0].GetHistogram()
+		}
+	}
+	require.Fail(t, "no such metric", name)
+	return nil
+}
+
+func TestDeliveries(t *testing.T) {
+	f := newFixture(t, webhookprom.Config{}, "app")
+	f.receiver.Fail(2, http.StatusServiceUnavailable)
+	f.emit(t, "app", 3) // two attempts fail
+	f.receiver.Fail(1, http.StatusNotFound)
+	f.emit(t, "app", 2) // given up at once
+	f.receiver.Fail(1, http.StatusFound)
+	f.emit(t, "app", 1) // given up at once
+	require.NoError(t, f.dispatcher.Close(t.Context()))
+	f.requireText(t, `
+webhook_active_endpoints 0
+webhook_events_delivered_total 3
+webhook_events_emitted_total 6
+webhook_events_queued_total 6
+webhook_events_undelivered_total 3
+webhook_pending_bytes 0
+webhook_pending_events 0
+webhook_requests_total{status="2xx"} 1
+webhook_requests_total{status="3xx"} 1
+webhook_requests_total{status="4xx"} 1
+webhook_requests_total{status="5xx"} 2
+webhook_requests_total{status="error"} 0
+`, "webhook_active_endpoints", "webhook_events_delivered_total", "webhook_events_emitted_total",
+		"webhook_events_queued_total", "webhook_events_undelivered_total", "webhook_pending_bytes",
+		"webhook_pending_events", "webhook_requests_total")
+	require.EqualValues(t, 5, f.histogram(t, "webhook_request_duration_seconds").GetSampleCount())
+	require.EqualValues(t, 1, f.histogram(t, "webhook_delivery_latency_seconds").GetSampleCount())
+	batches := f.histogram(t, "webhook_batch_events")
+	require.EqualValues(t, 1, batches.GetSampleCount())
+	require.EqualValues(t, 3, batches.GetSampleSum())
+}
+
+func TestNoAnswer(t *testing.T) {
+	f := newFixture(t, webhookprom.Config{}, "app")
+	f.receiver.Close()
+	f.emit(t, "app", 1)
+	f.requireText(t, `
+webhook_requests_total{status="2xx"} 0
+webhook_requests_total{status="3xx"} 0
+webhook_requests_total{status="4xx"} 0
+webhook_requests_total{status="5xx"} 0
+webhook_requests_total{status="error"} 1
+`, "webhook_requests_total")
+}
+
+func TestPending(t *testing.T) {
+	f := newFixture(t, webhookprom.Config{}, "app", "other")
+	f.receiver.Hang()
+	for _, app := range []string{"app", "app", "other"} {
+		require.NoError(t, f.dispatcher.Emit(app, webhook.ChannelOccupied("channel")))
+	}
+	f.requireText(t, `
+webhook_active_endpoints 2
+webhook_events_queued_total 3
+webhook_pending_events 3
+`, "webhook_active_endpoints", "webhook_events_queued_total", "webhook_pending_events")
+	text, err := testutil.GatherAndFormat(f.registry, expfmt.TypeTextPlain, "webhook_pending_bytes")
+	require.NoError(t, err)
+	require.Contains(t, string(text), fmt.Sprint("webhook_pending_bytes ", f.dispatcher.Stats().PendingBytes))
+	f.receiver.Release()
+	require.NoError(t, f.dispatcher.Close(t.Context()))
+	f.requireText(t, `
+webhook_active_endpoints 0
+webhook_pending_bytes 0
+webhook_pending_events 0
+`, "webhook_active_endpoints", "webhook_pending_bytes", "webhook_pending_events")
+}
+
+func TestRejected(t *testing.T) {
+	f := &fixture{metrics: webhookprom.New(webhookprom.Config{})}
+	app := testApp("app", "http://127.0.0.1:1") // never called
+	f.start(t, webhook.Config{
+		Apps:                   []webhook.App{app},
+		MaxBatchBytes:          1024,
+		MaxEventBytes:          256,
+		MaxEndpointQueuedBytes: 2048,
+		BatchWindow:            time.Hour,
+		Sender: webhook.SenderFunc(func(ctx context.Context, _ *webhook.Delivery) error {
+			<-webhook.Closing(ctx)
+			return nil
+		}),
+		Hooks: f.metrics.Hooks(),
+	})
+	var full error
+	for full == nil && f.dispatcher.Stats().Emitted < 1000 {
+		full = f.dispatcher.Emit("app", webhook.ChannelOccupied("channel"))
+	}
+	require.ErrorIs(t, full, webhook.ErrQueueFull)
+	require.ErrorIs(t, f.dispatcher.Emit("app", webhook.Event{}), webhook.ErrInvalidEvent)
+	require.ErrorIs(t, f.dispatcher.Emit("nobody", webhook.ChannelOccupied("channel")), webhook.ErrUnknownApp)
+	require.NoError(t, f.dispatcher.Close(t.Context()))
+	require.ErrorIs(t, f.dispatcher.Emit("app", webhook.ChannelOccupied("channel")), webhook.ErrClosed)
+	f.metrics.Hooks().Rejected("app", webhook.Event{}, errors.New("of a later version"))
+	f.requireText(t, `
+webhook_events_rejected_total{reason="closed"} 1
+webhook_events_rejected_total{reason="invalid_event"} 1
+webhook_events_rejected_total{reason="other"} 1
+webhook_events_rejected_total{reason="queue_full"} 1
+webhook_events_rejected_total{reason="unknown_app"} 1
+`, "webhook_events_rejected_total")
+}
+
+func TestPerApp(t *testing.T) {
+	f := newFixture(t, webhookprom.Config{PerApp: true}, "a", "b")
+	f.emit(t, "a", 2)
+	f.receiver.Fail(1, http.StatusGone)
+	f.emit(t, "b", 1)
+	require.Error(t, f.dispatcher.Emit("b", webhook.Event{}))
+	require.Error(t, f.dispatcher.Emit("made-up", webhook.ChannelOccupied("channel")))
+	names := []string{"webhook_events_delivered_total", "webhook_events_queued_total",
+		"webhook_events_rejected_total", "webhook_events_undelivered_total", "webhook_requests_total"}
+	f.requireText(t, `
+webhook_events_delivered_total{app="a"} 2
+webhook_events_queued_total 3
+webhook_events_rejected_total{app="",reason="unknown_app"} 1
+webhook_events_rejected_total{app="b",reason="invalid_event"} 1
+webhook_events_undelivered_total{app="b"} 1
+webhook_requests_total{app="a",status="2xx"} 1
+webhook_requests_total{app="b",status="4xx"} 1
+`, names...)
+	histograms := []string{"webhook_delivery_latency_seconds", "webhook_batch_events", "webhook_request_duration_seconds"}
+	requireSeries(t, f.registry, 4, histograms...) // b was never accepted
+
+	f.metrics.Forget("b")
+	f.requireText(t, `
+webhook_events_delivered_total{app="a"} 2
+webhook_events_queued_total 3
+webhook_events_rejected_total{app="",reason="unknown_app"} 1
+webhook_requests_total{app="a",status="2xx"} 1
+`, names...)
+	requireSeries(t, f.registry, 3, histograms...)
+}
+
+func TestForgetWithoutLabel(t *testing.T) {
+	f := newFixture(t, webhookprom.Config{}, "app")
+	f.emit(t, "app", 1)
+	f.metrics.Forget("app")
+	f.requireText(t, "webhook_events_delivered_total 1", "webhook_events_delivered_total")
+}
+
+func requireSeries(t *testing.T, g prom.Gatherer, want int, names ...string) {
+	t.Helper()
+	got, err := testutil.GatherAndCount(g, names...)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+}
+
+func TestNames(t *testing.T) {
+	for _, perApp := range []bool{false, true} {
+		t.Run(fmt.Sprint("PerApp=", perApp), func(t *testing.T) {
+			f := newFixture(t, webhookprom.Config{PerApp: perApp}, "app")
+			f.emit(t, "app", 1)
+			f.receiver.Fail(1, http.StatusGone)
+			f.emit(t, "app", 1)
+			require.Error(t, f.dispatcher.Emit("app", webhook.Event{}))
+			problems, err := testutil.GatherAndLint(f.registry)
+			require.NoError(t, err)
+			require.Empty(t, problems)
+			families, err := f.registry.Gather()
+			require.NoError(t, err)
+			require.Len(t, families, 12, "doc.go lists every metric")
+		})
+	}
+}
+
+func TestLatency(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fixture{metrics: webhookprom.New(webhookprom.Config{LatencyBuckets: []float64{2, 3}})}
+		f.start(t, webhook.Config{
+			Apps:        []webhook.App{testApp("app", "http://127.0.0.1:1")}, // never called
+			BatchWindow: 500 * time.Millisecond,
+			Sender: webhook.SenderFunc(func(context.Context, *webhook.Delivery) error {
+				<-time.After(2 * time.Second) // of the bubble
+				return nil
+			}),
+			Hooks: f.metrics.Hooks(),
+		})
+		require.NoError(t, f.dispatcher.Emit("app", webhook.ChannelOccupied("channel")))
+		<-time.After(time.Minute)
+		f.requireText(t, `
+webhook_delivery_latency_seconds_bucket{le="2"} 0
+webhook_delivery_latency_seconds_bucket{le="3"} 1
+webhook_delivery_latency_seconds_bucket{le="+Inf"} 1
+webhook_delivery_latency_seconds_sum 2.5
+webhook_delivery_latency_seconds_count 1
+`, "webhook_delivery_latency_seconds")
+	})
+}
+
+// A delivery that an earlier process stored may seem to come from the future.
+func TestLatencyAfterClockStep(t *testing.T) {
+	f := newFixture(t, webhookprom.Config{}, "app")
+	f.metrics.Hooks().Delivered(&webhook.Delivery{Events: 1, CreatedAt: time.Now().Add(time.Hour)}, 0)
+	require.Zero(t, f.histogram(t, "webhook_delivery_latency_seconds").GetSampleSum())
+}
+
+func TestBuckets(t *testing.T) {
+	f := newFixture(t, webhookprom.Config{
+		LatencyBuckets: []float64{1}, RequestBuckets: []float64{1, 2}, BatchBuckets: []float64{1, 2, 3},
+	}, "app")
+	f.emit(t, "app", 1)
+	require.Len(t, f.histogram(t, "webhook_delivery_latency_seconds").GetBucket(), 1)
+	require.Len(t, f.histogram(t, "webhook_request_duration_seconds").GetBucket(), 2)
+	require.Len(t, f.histogram(t, "webhook_batch_events").GetBucket(), 3)
+	require.Panics(t, func() { webhookprom.New(webhookprom.Config{BatchBuckets: []float64{2, 1}}) })
+}
+
+// Every hook of the library, those of later versions included, has to be passed on to the user's own.
+func TestHooksAreChained(t *testing.T) {
+	var called []string
+	record := func(hook string) (own webhook.Hooks) {
+		fields := reflect.ValueOf(&own).Elem()
+		for i := range fields.NumField() {
+			name := hook + "." + fields.Type().Field(i).Name
+			fields.Field(i).Set(reflect.MakeFunc(fields.Field(i).Type(), func([]reflect.Value) []reflect.Value {
+				called = append(called, name)
+				return nil
+			}))
+		}
+		return own
+	}
+	m := webhookprom.New(webhookprom.Config{PerApp: true})
+	hooks := reflect.ValueOf(m.Hooks(record("first"), webhook.Hooks{}, record("second")))
+	var want []string
+	for i := range hooks.NumField() {
+		hook := hooks.Field(i)
+		require.False(t, hook.IsNil(), hooks.Type().Field(i).Name)
+		var args []reflect.Value
+		for in := range hook.Type().Ins() {
+			if in.Kind() == reflect.Pointer {
+				args = append(args, reflect.New(in.Elem()))
+			} else {
+				args = append(args, reflect.Zero(in))
+			}
+		}
+		hook.Call(args)
+		name := hooks.Type().Field(i).Name
+		want = append(want, "first."+name, "second."+name)
+	}
+	require.Equal(t, want, called)
+}
+
+func TestConcurrency(t *testing.T) {
+	const emitters, events = 4, 250
+	f := newFixture(t, webhookprom.Config{}, "a", "b")
+	var emitting sync.WaitGroup
+	for i := range emitters {
+		emitting.Go(func() {
+			app := []string{"a", "b"}[i%2]
+			for n := range events {
+				_ = f.dispatcher.Emit(app, webhook.ChannelOccupied(fmt.Sprint(i, "-", n))) // counted below
+				_ = f.dispatcher.Emit(app, webhook.Event{})
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { emitting.Wait(); close(done) }()
+	for running := true; running; {
+		select {
+		case <-done:
+			running = false
+		default:
+		}
+		v := f.values(t)
+		require.Equal(t, v["webhook_events_queued_total"], v["webhook_events_delivered_total"]+
+			v["webhook_events_undelivered_total"]+v["webhook_pending_events"])
+	}
+	require.NoError(t, f.dispatcher.Close(t.Context()))
+	v := f.values(t)
+	require.EqualValues(t, emitters*events, v["webhook_events_emitted_total"])
+	require.EqualValues(t, emitters*events, v["webhook_events_delivered_total"])
+	require.EqualValues(t, emitters*events, v["webhook_events_rejected_total"])
+	batches := f.histogram(t, "webhook_batch_events")
+	require.Equal(t, f.dispatcher.Stats().Delivered, uint64(batches.GetSampleSum()))
+	require.Equal(t, f.dispatcher.Stats().Requests, batches.GetSampleCount())
+	require.EqualValues(t, batches.GetSampleCount(), v["webhook_requests_total"])
+}
+
+// values returns the value of each counter and gauge, the sum of all its series.
+func (f *fixture) values(t *testing.T) map[string]float64 {
+	t.Helper()
+	families, err := f.registry.Gather()
+	require.NoError(t, err)
+	values := make(map[string]float64)
+	for _, family := range families {
+		for _, metric := range family.GetMetric() {
+			values[family.GetName()] += metric.GetCounter().GetValue() + metric.GetGauge().GetValue()
+		}
+	}
+	return values
+}
