@@ -1,0 +1,144 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"regexp"
+	"time"
+)
+
+// maxCall bounds the body of an API call, which also has to arrive in time.
+const (
+	maxCall  = 512 << 10
+	callTime = 10 * time.Second
+)
+
+// An apiError is answered as it is, with its status.
+type apiError struct {
+	status  int
+	message string
+}
+
+func (e *apiError) Error() string { return e.message }
+
+func badRequest(format string, args ...any) error {
+	return &apiError{http.StatusBadRequest, fmt.Sprintf(format, args...)}
+}
+
+// signed wraps a call of the HTTP API: it finds the app, verifies the signed query and answers in JSON.
+func (s *server) signed(call func(h *hub, r *http.Request, body []byte) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		result, err := s.call(w, r, call)
+		if err != nil {
+			status := http.StatusInternalServerError
+			if e := (*apiError)(nil); errors.As(err, &e) {
+				status = e.status
+			}
+			http.Error(w, err.Error(), status)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(result) // the caller may have gone
+	}
+}
+
+func (s *server) call(w http.ResponseWriter, r *http.Request, call func(*hub, *http.Request, []byte) (any, error)) (any, error) {
+	h := s.byID[r.PathValue("id")]
+	if h == nil {
+		return nil, &apiError{http.StatusNotFound, "unknown app"}
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(callTime))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxCall))
+	if err != nil {
+		return nil, &apiError{http.StatusRequestEntityTooLarge, "the body could not be read: " + err.Error()}
+	}
+	if err := h.app.verifyRequest(r, body, time.Now()); err != nil {
+		return nil, &apiError{http.StatusUnauthorized, err.Error()}
+	}
+	if h.app.disabled() {
+		return nil, &apiError{http.StatusForbidden, "the app is disabled"}
+	}
+	return call(h, r, body)
+}
+
+// An apiEvent is the body of POST /events. An entry of a batch names one channel in place of several.
+type apiEvent struct {
+	Name     string   `json:"name"`
+	Data     *string  `json:"data"`
+	Channel  string   `json:"channel"`
+	Channels []string `json:"channels"`
+	SocketID string   `json:"socket_id"` // not to this one
+}
+
+var socketID = regexp.MustCompile(`^\d+\.\d+$`)
+
+// check completes Channels and says what is wrong with the event.
+func (e *apiEvent) check() error {
+	if e.Channel != "" {
+		e.Channels = append(e.Channels, e.Channel)
+	}
+	switch {
+	case e.Name == "" || len(e.Name) > maxEventName:
+		return badRequest("name must have 1 to %d bytes", maxEventName)
+	case e.Data == nil:
+		return badRequest("data must be a string")
+	case len(*e.Data) > maxEventData:
+		return &apiError{http.StatusRequestEntityTooLarge, fmt.Sprintf("data must have %d bytes at the most", maxEventData)}
+	case len(e.Channels) == 0 || len(e.Channels) > maxChannelsCall:
+		return badRequest("channels must name 1 to %d channels", maxChannelsCall)
+	case e.SocketID != "" && !socketID.MatchString(e.SocketID):
+		return badRequest("socket_id is not valid")
+	}
+	for _, name := range e.Channels {
+		if !validChannel(name) {
+			return badRequest("invalid channel name %.200q", name)
+		}
+	}
+	return nil
+}
+
+func (e *apiEvent) publish(h *hub) {
+	for _, name := range e.Channels {
+		h.publish(message{Event: e.Name, Channel: name, Data: object(*e.Data)}, e.SocketID)
+	}
+}
+
+func postEvent(h *hub, _ *http.Request, body []byte) (any, error) {
+	var e apiEvent
+	if err := json.Unmarshal(body, &e); err != nil {
+		return nil, badRequest("invalid body: %v", err)
+	}
+	if err := e.check(); err != nil {
+		return nil, err
+	}
+	e.publish(h)
+	return struct{}{}, nil
+}
+
+func postBatch(h *hub, _ *http.Request, body []byte) (any, error) {
+	var batch struct {
+		Batch []apiEvent `json:"batch"`
+	}
+	if err := json.Unmarshal(body, &batch); err != nil {
+		return nil, badRequest("invalid body: %v", err)
+	}
+	if len(batch.Batch) > maxBatchCall {
+		return nil, badRequest("a batch has %d events at the most", maxBatchCall)
+	}
+	for i := range batch.Batch { // all or nothing
+		if err := batch.Batch[i].check(); err != nil {
+			return nil, fmt.Errorf("batch[%d]: %w", i, err)
+		}
+	}
+	for i := range batch.Batch {
+		batch.Batch[i].publish(h)
+	}
+	return struct{}{}, nil
+}
+
+func getChannels(h *hub, r *http.Request, _ []byte) (any, error) {
+	return map[string]any{"channels": h.occupied(r.URL.Query().Get("filter_by_prefix"))}, nil
+}

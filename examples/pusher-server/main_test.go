@@ -1,0 +1,157 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pusherhooks/webhook"
+)
+
+// start runs the whole program and returns its URL, and what stops it and returns its result.
+func start(t *testing.T, o options) (string, func() error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	lines, log := io.Pipe()
+	result := make(chan error, 1)
+	go func() {
+		result <- run(ctx, o, slog.New(slog.NewTextHandler(log, nil)))
+		_ = log.Close()
+	}()
+	listening := make(chan string, 1)
+	go func() {
+		defer close(listening)
+		for scanner := bufio.NewScanner(lines); scanner.Scan(); {
+			if _, address, found := strings.Cut(scanner.Text(), "msg=listening url="); found {
+				listening <- address
+			}
+		}
+	}()
+	stop := func() error {
+		cancel()
+		select {
+		case err := <-result:
+			return err
+		case <-time.After(patience):
+			return context.DeadlineExceeded
+		}
+	}
+	t.Cleanup(cancel)
+	address, ok := <-listening
+	if !ok {
+		require.NoError(t, <-result)
+	}
+	return address, stop
+}
+
+func testOptions(t *testing.T) options {
+	folder := t.TempDir()
+	js := filepath.Join(folder, "pusher.js")
+	require.NoError(t, os.WriteFile(js, []byte("// pusher-js"), 0o600))
+	return options{
+		listen: "127.0.0.1:0", state: filepath.Join(folder, "undelivered.json"), shutdown: patience, demo: true, pusherJS: js,
+	}
+}
+
+func get(t *testing.T, address string) string {
+	t.Helper()
+	answer, err := http.Get(address)
+	require.NoError(t, err)
+	defer answer.Body.Close()
+	require.Equal(t, http.StatusOK, answer.StatusCode, address)
+	body, err := io.ReadAll(answer.Body)
+	require.NoError(t, err)
+	return string(body)
+}
+
+// The demo, from the page to the webhook that the page is shown.
+func TestDemo(t *testing.T) {
+	address, stop := start(t, testOptions(t))
+	require.Contains(t, get(t, address), "<h1>")
+	require.Contains(t, get(t, address+"/pusher.js"), "pusher-js")
+
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address+"/demo/webhooks", nil)
+	require.NoError(t, err)
+	stream, err := http.DefaultClient.Do(request)
+	require.NoError(t, err)
+	defer stream.Body.Close()
+
+	c := (&testServer{url: address}).dial(t, demoKey+"?protocol=7")
+	var established struct {
+		SocketID string `json:"socket_id"`
+	}
+	decodeText(t, c.until("pusher:connection_established"), &established)
+	answer, err := http.PostForm(address+"/demo/auth", url.Values{
+		"socket_id": {established.SocketID}, "channel_name": {"presence-a"}, "name": {"Ada"},
+	})
+	require.NoError(t, err)
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	require.NoError(t, err)
+	auth := strings.TrimSpace(string(body))
+	c.send("pusher:subscribe", "", json.RawMessage(strings.TrimSuffix(auth, "}")+`,"channel":"presence-a"}`))
+	c.until("pusher_internal:subscription_succeeded")
+
+	for scanner := bufio.NewScanner(stream.Body); ; {
+		require.True(t, scanner.Scan(), "the stream ended: %v", scanner.Err())
+		if strings.Contains(scanner.Text(), `"member_added"`) {
+			require.Contains(t, scanner.Text(), `"user_id":"Ada"`)
+			break
+		}
+	}
+	require.NoError(t, stop(), "everything has arrived")
+}
+
+// What a shutdown could not deliver goes out after the next start, byte for byte.
+func TestUndeliveredSurvivesARestart(t *testing.T) {
+	receiver := newReceiver(t)
+	receiver.Answer(http.StatusServiceUnavailable)
+	a := testApp(receiver)
+	log := slog.New(slog.DiscardHandler)
+	path := filepath.Join(t.TempDir(), "undelivered.json")
+
+	first, err := webhook.New(webhook.Config{Apps: []webhook.App{a.App}})
+	require.NoError(t, err)
+	spool, err := resume(path, first, log)
+	require.NoError(t, err)
+	require.NoError(t, first.Emit("app", webhook.ChannelOccupied("news")))
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	var undelivered *webhook.UndeliveredError
+	require.ErrorAs(t, first.Close(ctx), &undelivered)
+	require.ErrorContains(t, spool.close(undelivered.Deliveries), "kept in "+path)
+
+	receiver.Answer(http.StatusOK)
+	second, err := webhook.New(webhook.Config{}) // the app may even be gone
+	require.NoError(t, err)
+	spool, err = resume(path, second, log)
+	require.NoError(t, err)
+	_, err = receiver.Wait(1, patience)
+	require.NoError(t, err)
+	require.NoError(t, second.Close(t.Context()))
+	require.NoError(t, spool.close(nil))
+	require.NoFileExists(t, path)
+	requests := receiver.Requests()
+	require.Equal(t, requests[0].Body, requests[len(requests)-1].Body)
+	require.Equal(t, requests[0].ID, requests[len(requests)-1].ID)
+}
+
+func TestBrokenStateStopsTheStart(t *testing.T) {
+	o := testOptions(t)
+	require.NoError(t, os.WriteFile(o.state, []byte("{"), 0o600))
+	err := run(t.Context(), o, slog.New(slog.DiscardHandler))
+	require.ErrorContains(t, err, o.state)
+}
