@@ -1,0 +1,143 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Every measurement runs in a process of its own, this program started anew, so that its CPU time, its heap
+// and its peak memory are its own. It reads what to do from standard input and writes what it measured to
+// standard output, both as JSON.
+
+// childTime bounds one measurement.
+const childTime = 3 * time.Minute
+
+// measurements are what a child can be asked for.
+var measurements = map[string]func(input []byte) (any, error){
+	"emit":    task(measureEmit),
+	"send":    task(measureSend),
+	"growth":  task(measureGrowth),
+	"setapp":  task(measureSetApp),
+	"latency": task(measureLatency),
+}
+
+func task[In, Out any](measure func(In) (Out, error)) func([]byte) (any, error) {
+	return func(input []byte) (any, error) {
+		var in In
+		if err := json.Unmarshal(input, &in); err != nil {
+			return nil, err
+		}
+		return measure(in)
+	}
+}
+
+// runChild is main in a child.
+func runChild(kind string) error {
+	if kind == receiverKind {
+		return runReceiver(os.Stdin, os.Stdout)
+	}
+	measure, ok := measurements[kind]
+	if !ok {
+		return fmt.Errorf("unknown measurement %q", kind)
+	}
+	var input bytes.Buffer
+	if _, err := input.ReadFrom(os.Stdin); err != nil {
+		return err
+	}
+	stop, err := startProfile(kind)
+	if err != nil {
+		return err
+	}
+	result, err := measure(input.Bytes())
+	if err := errors.Join(err, stop()); err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(result)
+}
+
+// measure has a child make one measurement and decodes its result.
+func measure[Out any](ctx context.Context, kind string, spec any) (Out, error) {
+	var out Out
+	input, err := json.Marshal(spec)
+	if err != nil {
+		return out, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, childTime)
+	defer cancel()
+	cmd, err := self(ctx, kind)
+	if err != nil {
+		return out, err
+	}
+	cmd.Stdin = bytes.NewReader(input)
+	return decodeOutput[Out](cmd, fmt.Sprintf("%s %s", kind, input))
+}
+
+// decodeOutput runs cmd and decodes what it prints.
+func decodeOutput[Out any](cmd *exec.Cmd, what string) (Out, error) {
+	var out Out
+	cmd.Stderr = os.Stderr
+	output, err := cmd.Output()
+	if err != nil {
+		return out, fmt.Errorf("%s: %w", what, err)
+	}
+	if err := json.Unmarshal(output, &out); err != nil {
+		return out, fmt.Errorf("%s: %w", what, err)
+	}
+	return out, nil
+}
+
+func self(ctx context.Context, kind string) (*exec.Cmd, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, program, childArgument, kind)
+	cmd.Env = withoutProxies(os.Environ())
+	return cmd, nil
+}
+
+// withoutProxies makes sure that nothing a contender does by default leads away from the loopback interface.
+func withoutProxies(env []string) []string {
+	var kept []string
+	for _, variable := range env {
+		name, _, _ := strings.Cut(variable, "=")
+		if !strings.HasSuffix(strings.ToLower(name), "_proxy") {
+			kept = append(kept, variable)
+		}
+	}
+	return append(kept, "NO_PROXY=*")
+}
+
+// cpuTime is what this process has used of the cores, in user and in kernel mode.
+func cpuTime() (time.Duration, error) {
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		return 0, err
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano()), nil
+}
+
+// peakMemory is the most that this process has had resident, in bytes. The kernel's status file is asked
+// first, for getrusage's figure may be the parent's, inherited when the process was started.
+func peakMemory() (int64, error) {
+	status, err := os.ReadFile("/proc/self/status")
+	for line := range strings.Lines(string(status)) {
+		var kib int64
+		if n, _ := fmt.Sscanf(line, "VmHWM: %d kB", &kib); err == nil && n == 1 {
+			return kib << 10, nil
+		}
+	}
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		return 0, err
+	}
+	return usage.Maxrss << 10, nil
+}
