@@ -176,15 +176,23 @@ func (e *endpoint) charge(need, want int64) (granted int64, err error) {
 	if own < need {
 		return 0, errEndpointFull
 	}
+	if granted = d.charge(need, min(want, own)); granted == 0 {
+		return 0, errDispatcherFull
+	}
+	e.bytes += granted
+	return granted, nil
+}
+
+// charge takes memory out of the whole: as much as there is, from need to want, or nothing.
+func (d *Dispatcher) charge(need, want int64) (granted int64) {
 	for {
 		held := d.bytes.Load()
-		if d.cfg.MaxQueuedBytes-held < need {
-			return 0, errDispatcherFull
+		granted = min(want, d.cfg.MaxQueuedBytes-held)
+		if granted < need {
+			return 0
 		}
-		granted = min(want, own, d.cfg.MaxQueuedBytes-held)
 		if d.bytes.CompareAndSwap(held, held+granted) {
-			e.bytes += granted
-			return granted, nil
+			return granted
 		}
 	}
 }
@@ -279,14 +287,31 @@ func (l *lane) append(event []byte) error {
 // begin makes b the open batch and starts its window. While the lane is sending no timer runs: next looks at
 // the time when the request is done.
 func (l *lane) begin(b *batch) {
-	b.opened = time.Now() // once a batch: the clock costs as much as an event
-	b.body = append(b.body, batchStart...)
-	b.body = strconv.AppendInt(b.body, b.opened.UnixMilli(), 10)
-	b.body = append(b.body, batchEvents...)
+	b.begin()
 	l.open = b
 	if cfg := &l.endpoint.d.cfg; !l.sending && cfg.MaxBatchEvents > 1 {
 		l.arm(cfg.BatchWindow)
 	}
+}
+
+// begin writes what comes before the first event.
+func (b *batch) begin() {
+	b.opened = time.Now() // once a batch: the clock costs as much as an event
+	b.body = append(b.body, batchStart...)
+	b.body = strconv.AppendInt(b.body, b.opened.UnixMilli(), 10)
+	b.body = append(b.body, batchEvents...)
+}
+
+// single makes a delivery of one encoded event, outside of any lane.
+func (e *endpoint) single(event []byte) *Delivery {
+	e.mu.Lock()
+	app := e.app
+	e.mu.Unlock()
+	b := &batch{events: 1}
+	b.begin()
+	b.body = append(append(b.body, event...), batchEnd...)
+	var s endpointSigner
+	return s.delivery(e, app, b)
 }
 
 // reserve makes room in b for an event of n bytes and all that surrounds it. Memory is charged as it is

@@ -99,6 +99,25 @@ type Config struct {
 	// MaxEndpointQueuedBytes is one endpoint's share of MaxQueuedBytes. Default 16 MiB.
 	MaxEndpointQueuedBytes int64
 
+	// The timing rules of Pusher, each off by default; WithPusherTiming switches them on together. What they hold
+	// or leave out is counted in Stats.Held and Stats.Suppressed. Close lets go at once what is held; Flush does
+	// not.
+
+	// ReconnectGrace holds channel_vacated and member_removed for so long. If meanwhile the channel is occupied
+	// again, or the member returns, neither event is sent.
+	ReconnectGrace time.Duration
+
+	// CountInterval lets through at most one subscription_count per channel in so long a time while the count is
+	// above CountThreshold, and in the end always the latest.
+	CountInterval time.Duration
+
+	// CountThreshold is the count up to which every subscription_count is sent at once. Default 100, as Pusher's;
+	// negative: none is.
+	CountThreshold int
+
+	// CacheMissWindow lets through one cache_miss per channel in so long a time.
+	CacheMissWindow time.Duration
+
 	ClientData ClientData   // how client_event data is written. Default DataString, as Pusher does
 	Sender     Sender       // default: an HTTPSender with its own defaults and this Logger
 	Hooks      Hooks        // what to tell the server
@@ -134,6 +153,7 @@ func (c Config) withDefaults() Config {
 	largestBatch := max(1, int(c.MaxEndpointQueuedBytes)-batchOverhead)
 	c.MaxBatchBytes = or(c.MaxBatchBytes, min(max(defaultMaxBatchBytes, smallestBatch), largestBatch))
 	c.MaxEventBytes = or(c.MaxEventBytes, max(1, min(defaultMaxEventBytes, c.MaxBatchBytes-envelopeBytes)))
+	c.CountThreshold = or(c.CountThreshold, 100)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -162,6 +182,13 @@ func (c *Config) validate() error {
 	} {
 		if limit.value <= 0 {
 			fault("%s: must be positive, or 0 for the default", limit.field)
+		}
+	}
+	for field, d := range map[string]time.Duration{
+		"ReconnectGrace": c.ReconnectGrace, "CountInterval": c.CountInterval, "CacheMissWindow": c.CacheMissWindow,
+	} {
+		if d < 0 {
+			fault("%s: must be positive, or 0 for off", field)
 		}
 	}
 	if len(errs) == 0 { // with wrong signs the relations say nothing

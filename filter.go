@@ -3,6 +3,7 @@ package webhook
 import (
 	"slices"
 	"strings"
+	"sync/atomic"
 )
 
 // A Filter selects channels by name. Both conditions must hold; an empty one holds for every channel. The two
@@ -23,7 +24,9 @@ func (f Filter) Match(channel string) bool {
 type appRoutes struct {
 	types  typeSet // all that any route wants: most events end at this test
 	routes []route // one for each endpoint, in the order of the app's webhooks
+	id     string
 	count  *counters
+	held   *atomic.Int64 // memory of the app's timing states, kept over SetApp; nil without timing rules
 }
 
 // A route leads to one endpoint. Webhooks of one app with equal URL and headers are one endpoint, and their

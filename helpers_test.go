@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -86,6 +87,7 @@ func checkAccounts(t testing.TB, d *webhook.Dispatcher) {
 	require.Equal(t, s.Queued, s.Delivered+s.Undelivered+s.Pending, "%+v", s)
 	require.Zero(t, s.Pending, "%+v", s)
 	require.Zero(t, s.PendingBytes, "%+v", s)
+	require.Zero(t, s.Held, "%+v", s)
 	require.Zero(t, s.ActiveEndpoints, "%+v", s)
 }
 
@@ -172,4 +174,9 @@ func closeNow(t testing.TB, d *webhook.Dispatcher) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	require.NoError(t, d.Close(ctx))
+}
+
+func sorted(lines []string) []string {
+	slices.Sort(lines)
+	return lines
 }

@@ -30,21 +30,26 @@ type Stats struct {
 	Emitted  uint64 // calls of Emit that returned nil, wanted or not
 	Rejected uint64 // calls of Emit that returned an error
 
+	Held       uint64 // accepted events that a timing rule holds back, not queued yet
+	Suppressed uint64 // accepted events that a timing rule has left out
+
 	Queued      uint64 // events taken for an endpoint, by Emit or Redeliver
 	Delivered   uint64 // events accepted by their endpoint
 	Undelivered uint64 // events given up: reported to Hooks.Undelivered, and by Close what it handed back
 
 	Requests        uint64 // deliveries accepted by endpoints
 	Pending         uint64 // events that wait or are in flight
-	PendingBytes    int64  // memory they hold, at most MaxQueuedBytes
+	PendingBytes    int64  // memory they and the timing rules hold, at most MaxQueuedBytes
 	ActiveEndpoints int    // endpoints with pending events
 }
 
 // counters are those that Emit changes. Apps are spread over several of them, a cache line apart, so that
 // cores that emit for different apps do not wait for each other's line.
 type counters struct {
-	emitted, rejected, queued atomic.Uint64
-	_                         [104]byte
+	emitted, rejected, queued, suppressed atomic.Uint64
+	held                                  atomic.Int64
+
+	_ [88]byte
 }
 
 // Stats returns the counts of this moment. Each is exact; while events flow, they are not of the same instant.
@@ -57,12 +62,16 @@ func (d *Dispatcher) Stats() Stats {
 		PendingBytes:    d.bytes.Load(),
 		ActiveEndpoints: int(d.active.Load()),
 	}
+	held := int64(0)
 	for i := range d.counters {
 		c := &d.counters[i]
 		s.Emitted += c.emitted.Load()
 		s.Rejected += c.rejected.Load()
 		s.Queued += c.queued.Load()
+		s.Suppressed += c.suppressed.Load()
+		held += c.held.Load()
 	}
+	s.Held = uint64(max(0, held)) // a held event of a moment ago may be counted out before it is counted in
 	s.Pending = s.Queued - s.Delivered - s.Undelivered
 	return s
 }

@@ -41,7 +41,10 @@ type Dispatcher struct {
 	endpoints map[endpointKey]*endpoint
 	appsSet   int // how many apps were ever set, to spread them over the counters
 
-	closed  atomic.Bool // set under mu
+	timing *timing // nil when no timing rule is on
+
+	closed  atomic.Bool // set under mu: no more events and changes
+	sealed  bool        // guarded by mu: no more endpoints; what was held has been let go
 	closing context.Context
 	hurry   context.CancelFunc // ends closing: Close has begun
 	ctx     context.Context    // of every Send
@@ -83,6 +86,9 @@ func New(cfg Config) (*Dispatcher, error) {
 		cfg.Sender, d.ownSender = sender, sender
 	}
 	d.cfg = cfg
+	if t := newTiming(d); t.types != 0 {
+		d.timing = t
+	}
 	d.cfg.Apps = nil // read once, below: what the caller does to the slice later is not our concern
 	d.closing, d.hurry = context.WithCancel(context.Background())
 	d.ctx, d.cancel = context.WithCancel(context.WithValue(context.Background(), closingKey{}, d.closing))
@@ -139,11 +145,18 @@ func (d *Dispatcher) emit(routes *appRoutes, e *Event) error {
 		return err
 	}
 	t := e.Type.set()
+	if d.timing != nil && d.timing.types&t != 0 {
+		return d.timing.emit(routes, e)
+	}
 	if routes.types&t == 0 {
 		return nil
 	}
+	return d.deliver(routes, t, e)
+}
+
+// deliver encodes a valid event of type t and queues it for every endpoint that wants it.
+func (d *Dispatcher) deliver(routes *appRoutes, t typeSet, e *Event) (err error) {
 	var buf *[]byte // nil until the first endpoint wants the event
-	var err error
 	for i := range routes.routes {
 		r := &routes.routes[i]
 		if !r.wants(t, e.Channel) {
@@ -199,7 +212,7 @@ func (d *Dispatcher) enqueue(e *endpoint, event []byte, channel string, count *c
 func (d *Dispatcher) endpoint(key endpointKey, header http.Header, app credentials) (*endpoint, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.closed.Load() {
+	if d.sealed {
 		return nil, ErrClosed
 	}
 	e := d.endpoints[key]
@@ -257,12 +270,15 @@ func (d *Dispatcher) SetApp(app App) error {
 		return ErrClosed
 	}
 	old, replaced := d.routes(app.ID)
-	routes := &appRoutes{}
+	routes := &appRoutes{id: app.ID}
 	if replaced {
-		routes.count = old.count
+		routes.count, routes.held = old.count, old.held
 	} else {
 		routes.count = &d.counters[d.appsSet%len(d.counters)]
 		d.appsSet++
+		if d.timing != nil {
+			routes.held = new(atomic.Int64)
+		}
 	}
 	for _, w := range app.Webhooks {
 		routes.add(d.configure(&app, &w), w)
@@ -343,6 +359,9 @@ func (d *Dispatcher) redeliver(delivery *Delivery) error {
 	if err := delivery.validate(); err != nil {
 		return err
 	}
+	if d.closed.Load() {
+		return ErrClosed
+	}
 	header := ownHeader(delivery.Header.Clone())
 	key := endpointKey{app: delivery.AppID, url: delivery.URL, header: canonicalHeader(header)}
 	err := errRetired
@@ -402,16 +421,7 @@ func (d *Dispatcher) Flush(ctx context.Context) error {
 // A second call, or a concurrent one, waits for the first and returns the same result, unless its own ctx
 // ends before.
 func (d *Dispatcher) Close(ctx context.Context) error {
-	d.mu.Lock()
-	first := !d.closed.Swap(true)
-	if first {
-		d.hurry()
-		for _, e := range d.endpoints {
-			e.close()
-		}
-	}
-	d.mu.Unlock()
-	if first {
+	if d.shut() {
 		d.closeErr = d.drain(ctx)
 		close(d.done)
 		return d.closeErr
@@ -427,6 +437,28 @@ func (d *Dispatcher) Close(ctx context.Context) error {
 	default:
 		return ctx.Err()
 	}
+}
+
+// shut refuses events from now on and has everything that is held or queued sent. Only the first call does,
+// and returns true.
+func (d *Dispatcher) shut() (first bool) {
+	d.mu.Lock()
+	first = !d.closed.Swap(true)
+	d.mu.Unlock()
+	if !first {
+		return false
+	}
+	d.hurry()
+	if d.timing != nil {
+		d.timing.close()
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.sealed = true
+	for _, e := range d.endpoints {
+		e.close()
+	}
+	return true
 }
 
 // closeGrace is how long Close waits for Sends to return after it has cancelled them. An HTTPSender needs less
@@ -488,6 +520,41 @@ func (d *Dispatcher) abandon(cause error) {
 				f.one()
 			}
 		}
+	}
+}
+
+// A loss is an event that Emit has accepted and held, and for which its endpoint then had no room.
+type loss struct {
+	delivery *Delivery
+	err      error
+	count    *counters
+}
+
+// release queues an event that was held. Where there is no room for it any more it makes the event a delivery
+// of its own, to be reported as undelivered.
+func (d *Dispatcher) release(routes *appRoutes, e *Event) (lost []loss) {
+	t := e.Type.set()
+	for i := range routes.routes {
+		r := &routes.routes[i]
+		if !r.wants(t, e.Channel) {
+			continue
+		}
+		event, err := e.append(nil, d.cfg.ClientData)
+		if err == nil {
+			err = d.enqueue(r.endpoint, event, e.Channel, routes.count)
+		}
+		if err != nil {
+			lost = append(lost, loss{r.endpoint.single(event), err, routes.count})
+		}
+	}
+	return lost
+}
+
+// report accounts for losses. No lock is held.
+func (d *Dispatcher) report(lost []loss) {
+	for _, l := range lost {
+		l.count.queued.Add(1)
+		d.ended(l.delivery, 0, l.err)
 	}
 }
 

@@ -1,0 +1,338 @@
+package webhook_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pusherhooks/webhook"
+)
+
+const grace = 3 * time.Second
+
+// timed runs a test in a bubble, with Pusher's timing and without batching. said returns what has been sent so
+// far, as "type channel user-or-count".
+func timed(t *testing.T, test func(t *testing.T, d *webhook.Dispatcher, said func() []string)) {
+	synctest.Test(t, func(t *testing.T) {
+		sent := &recorder{}
+		d := newDispatcher(t, webhook.Config{
+			Apps: []webhook.App{testApp("app", "http://localhost/"), testApp("other", "http://localhost/")}, MaxBatchEvents: 1, Sender: sent,
+		}.WithPusherTiming())
+		test(t, d, func() []string {
+			synctest.Wait()
+			return spoken(t, sent)
+		})
+	})
+}
+
+func spoken(t *testing.T, sent *recorder) (all []string) {
+	for _, delivery := range sent.deliveries() {
+		for _, e := range parse(t, delivery.Body).Events {
+			line := strings.TrimPrefix(delivery.AppID+" ", "app ") + string(e.Name) + " " + e.Channel
+			if e.UserID != "" {
+				line += " " + e.UserID
+			}
+			if e.Name == webhook.TypeSubscriptionCount {
+				line += fmt.Sprint(" ", e.SubscriptionCount)
+			}
+			all = append(all, line)
+		}
+	}
+	return all
+}
+
+func TestVacatedIsHeldForTheGrace(t *testing.T) {
+	timed(t, func(t *testing.T, d *webhook.Dispatcher, said func() []string) {
+		emit(t, d, "app", webhook.ChannelOccupied("room"), webhook.ChannelVacated("room"))
+		require.Equal(t, []string{"channel_occupied room"}, said())
+		require.Equal(t, uint64(1), d.Stats().Held)
+		require.Positive(t, d.Stats().PendingBytes, "in the memory bounds")
+		time.Sleep(grace - 1)
+		require.Len(t, said(), 1)
+		time.Sleep(1)
+		require.Equal(t, []string{"channel_occupied room", "channel_vacated room"}, said())
+		require.Zero(t, d.Stats().PendingBytes)
+	})
+}
+
+func TestReturnJustBeforeAndJustAfterTheGraceEnds(t *testing.T) {
+	for name, pair := range map[string][2]webhook.Event{
+		"channel": {webhook.ChannelVacated("presence-room"), webhook.ChannelOccupied("presence-room")},
+		"member":  {webhook.MemberRemoved("presence-room", "ada"), webhook.MemberAdded("presence-room", "ada")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			timed(t, func(t *testing.T, d *webhook.Dispatcher, said func() []string) {
+				emit(t, d, "app", pair[0])
+				time.Sleep(grace - 1)
+				emit(t, d, "app", pair[1])
+				time.Sleep(time.Minute)
+				require.Empty(t, said(), "neither is sent")
+				require.Equal(t, webhook.Stats{Emitted: 2, Suppressed: 2}, d.Stats())
+
+				emit(t, d, "app", pair[0])
+				time.Sleep(grace + 1)
+				emit(t, d, "app", pair[1])
+				require.Len(t, said(), 2, "both are, in order")
+				require.Equal(t, said()[0][:3], string(pair[0].Type)[:3])
+			})
+		})
+	}
+}
+
+// The event that returns and the timer come at the same moment: sent both or neither, and never out of order.
+func TestReturnAtTheMomentTheGraceEnds(t *testing.T) {
+	for range 200 {
+		timed(t, func(t *testing.T, d *webhook.Dispatcher, said func() []string) {
+			emit(t, d, "app", webhook.ChannelVacated("room"))
+			time.Sleep(grace)
+			emit(t, d, "app", webhook.ChannelOccupied("room"))
+			if got := said(); len(got) > 0 {
+				require.Equal(t, []string{"channel_vacated room", "channel_occupied room"}, got)
+			} else {
+				require.EqualValues(t, 2, d.Stats().Suppressed)
+			}
+		})
+	}
+}
+
+func TestFlapping(t *testing.T) {
+	timed(t, func(t *testing.T, d *webhook.Dispatcher, said func() []string) {
+		emit(t, d, "app", webhook.ChannelOccupied("room"))
+		for range 100 {
+			emit(t, d, "app", webhook.ChannelVacated("room"))
+			time.Sleep(grace - time.Second)
+			emit(t, d, "app", webhook.ChannelOccupied("room"))
+			time.Sleep(time.Second)
+		}
+		emit(t, d, "app", webhook.ChannelVacated("room"), webhook.ChannelVacated("room"))
+		require.Equal(t, []string{"channel_occupied room"}, said())
+		time.Sleep(grace)
+		require.Equal(t, []string{"channel_occupied room", "channel_vacated room"}, said())
+		require.EqualValues(t, 201, d.Stats().Suppressed)
+	})
+}
+
+func TestMembersAndAppsAreHeldApart(t *testing.T) {
+	timed(t, func(t *testing.T, d *webhook.Dispatcher, said func() []string) {
+		emit(t, d, "app", webhook.MemberRemoved("presence-room", "ada"), webhook.MemberRemoved("presence-room", "bob"))
+		emit(t, d, "other", webhook.MemberRemoved("presence-room", "ada"))
+		time.Sleep(time.Second)
+		emit(t, d, "app", webhook.MemberAdded("presence-room", "ada"), webhook.MemberAdded("presence-room", "eve"))
+		emit(t, d, "app", webhook.MemberRemoved("presence-hall", "ada"))
+		time.Sleep(grace - time.Second)
+		require.ElementsMatch(t, []string{
+			"member_added presence-room eve", "member_removed presence-room bob", "other member_removed presence-room ada",
+		}, said())
+		time.Sleep(grace)
+		require.Contains(t, said(), "member_removed presence-hall ada")
+	})
+}
+
+func TestHeldEventsKeepTheirOrder(t *testing.T) {
+	timed(t, func(t *testing.T, d *webhook.Dispatcher, said func() []string) {
+		emit(t, d, "app", webhook.MemberRemoved("presence-room", "ada"), webhook.MemberRemoved("presence-room", "bob"), webhook.ChannelVacated("presence-room"))
+		time.Sleep(grace)
+		require.Equal(t, []string{"member_removed presence-room ada", "member_removed presence-room bob", "channel_vacated presence-room"}, said())
+	})
+}
+
+// A webhook for occupied alone hears no second occupied when the vacated between them was never due.
+func TestGraceHoldsForWebhooksThatWantOneOfThePair(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, sent := oneEndpoint(webhook.Config{MaxBatchEvents: 1}.WithPusherTiming(), nil)
+		cfg.Apps[0].Webhooks[0].EventTypes = []webhook.EventType{webhook.TypeChannelOccupied}
+		cfg.Apps[0].Webhooks[0].Filter.ChannelNameStartsWith = "private-"
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("private-room"), webhook.ChannelVacated("private-room"), webhook.ChannelOccupied("private-room"))
+		emit(t, d, "app", webhook.ChannelVacated("room"))
+		require.Zero(t, d.Stats().Held, "nobody asks for this channel")
+		time.Sleep(time.Minute)
+		require.Equal(t, []string{"channel_occupied private-room"}, spoken(t, sent))
+	})
+}
+
+func TestCloseLetsGoWhatIsHeld(t *testing.T) {
+	timed(t, func(t *testing.T, d *webhook.Dispatcher, said func() []string) {
+		emit(t, d, "app", webhook.SubscriptionCount("presence-room", 200), webhook.SubscriptionCount("presence-room", 150))
+		time.Sleep(time.Second)
+		emit(t, d, "app", webhook.MemberRemoved("presence-room", "ada"), webhook.ChannelVacated("presence-room"))
+		start := time.Now()
+		closeNow(t, d)
+		require.Zero(t, time.Since(start))
+		require.Equal(t, []string{"subscription_count presence-room 200", "subscription_count presence-room 150",
+			"member_removed presence-room ada", "channel_vacated presence-room"}, said())
+		require.ErrorIs(t, d.Emit("app", webhook.ChannelVacated("room")), webhook.ErrClosed)
+	})
+}
+
+func TestAppRemovedOrReplacedWhileItsEventsAreHeld(t *testing.T) {
+	timed(t, func(t *testing.T, d *webhook.Dispatcher, said func() []string) {
+		emit(t, d, "app", webhook.ChannelVacated("a"), webhook.ChannelVacated("b"))
+		d.RemoveApp("app")
+		require.Empty(t, said())
+		require.NoError(t, d.SetApp(testApp("app", "http://localhost/new")))
+		emit(t, d, "app", webhook.ChannelOccupied("b")) // the app that came back knows its channels
+		time.Sleep(grace)
+		require.Equal(t, []string{"channel_vacated a"}, said(), "what was accepted is sent where it was meant to go")
+		require.EqualValues(t, 2, d.Stats().Suppressed)
+	})
+}
+
+func TestCountsAboveTheThreshold(t *testing.T) {
+	timed(t, func(t *testing.T, d *webhook.Dispatcher, said func() []string) {
+		for n := 98; n <= 110; n++ {
+			emit(t, d, "app", webhook.SubscriptionCount("room", n))
+		}
+		want := []string{"subscription_count room 98", "subscription_count room 99", "subscription_count room 100", "subscription_count room 101"}
+		require.Equal(t, want, said(), "up to the threshold each, above it the first")
+		require.EqualValues(t, 8, d.Stats().Suppressed)
+		require.EqualValues(t, 1, d.Stats().Held)
+		time.Sleep(5*time.Second - 1)
+		require.Len(t, said(), 4)
+		time.Sleep(1)
+		want = append(want, "subscription_count room 110")
+		require.Equal(t, want, said(), "the latest at the end of the interval")
+		emit(t, d, "app", webhook.SubscriptionCount("room", 120))
+		require.Len(t, said(), 5, "which starts the next interval")
+		emit(t, d, "app", webhook.SubscriptionCount("room", 90))
+		want = append(want, "subscription_count room 90")
+		require.Equal(t, want, said(), "below the threshold at once, and what was held is out of date")
+		time.Sleep(time.Minute)
+		require.Equal(t, want, said())
+		require.Zero(t, d.Stats().PendingBytes)
+		emit(t, d, "app", webhook.SubscriptionCount("room", 130))
+		require.Len(t, said(), 7)
+	})
+}
+
+func TestCacheMissOncePerWindow(t *testing.T) {
+	timed(t, func(t *testing.T, d *webhook.Dispatcher, said func() []string) {
+		for range 10 {
+			emit(t, d, "app", webhook.CacheMiss("cache-a"), webhook.CacheMiss("cache-b"))
+		}
+		require.Len(t, said(), 2)
+		time.Sleep(time.Second)
+		emit(t, d, "app", webhook.CacheMiss("cache-a"))
+		require.Equal(t, []string{"cache_miss cache-a", "cache_miss cache-a", "cache_miss cache-b"}, sorted(said()))
+		require.EqualValues(t, 18, d.Stats().Suppressed)
+	})
+}
+
+func TestRulesAreOffByDefaultAndOneByOne(t *testing.T) {
+	story := []webhook.Event{
+		webhook.ChannelVacated("a"), webhook.ChannelOccupied("a"), webhook.CacheMiss("a"), webhook.CacheMiss("a"),
+		webhook.SubscriptionCount("a", 200), webhook.SubscriptionCount("a", 201), webhook.SubscriptionCount("a", 202),
+		webhook.ClientEvent("a", "client-a", nil, "", ""), webhook.ClientEvent("a", "client-a", nil, "", ""),
+	}
+	for want, cfg := range map[int]webhook.Config{
+		9: {},
+		7: {ReconnectGrace: time.Second},
+		8: {CacheMissWindow: time.Second},
+		6: {ReconnectGrace: time.Second, CacheMissWindow: time.Second, CountThreshold: -1},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			cfg, sent := oneEndpoint(cfg, nil)
+			d := newDispatcher(t, cfg)
+			emit(t, d, "app", story...)
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			require.Len(t, spoken(t, sent), want)
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		cfg, sent := oneEndpoint(webhook.Config{CountInterval: time.Second, CountThreshold: -1}, nil)
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.SubscriptionCount("a", 0), webhook.SubscriptionCount("a", 1), webhook.SubscriptionCount("a", 2))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.Equal(t, []string{"subscription_count a 0", "subscription_count a 2"}, spoken(t, sent), "no count is below the threshold")
+	})
+	_, err := webhook.New(webhook.Config{ReconnectGrace: -1, CountInterval: -1, CacheMissWindow: -1})
+	for _, field := range []string{"ReconnectGrace", "CountInterval", "CacheMissWindow"} {
+		require.ErrorContains(t, err, field+": must be positive, or 0 for off")
+	}
+}
+
+// A held event was accepted. If its endpoint is full when it is let go it is reported, ready to be redelivered.
+func TestHeldEventThatFindsAFullQueueIsReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var lost []*webhook.Delivery
+		cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 1, MaxEndpointQueuedBytes: 2000}.WithPusherTiming(), dead)
+		cfg.Hooks.Undelivered = func(d *webhook.Delivery, err error) {
+			if errors.Is(err, webhook.ErrQueueFull) {
+				lost = append(lost, d)
+			}
+		}
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelVacated("room"))
+		for d.Emit("app", webhook.ClientEvent("room", "client-a", nil, "", "")) == nil {
+		}
+		time.Sleep(grace)
+		synctest.Wait()
+		require.Len(t, lost, 1)
+		require.NoError(t, webhook.Verify("app-key", "app-secret", lost[0].Header, lost[0].Body))
+		require.Equal(t, []string{"room"}, channels(t, lost[0].Body))
+		require.EqualValues(t, 1, d.Stats().Undelivered)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_ = d.Close(ctx)
+	})
+}
+
+// Rules take no more memory than an app's share; beyond it they do not apply.
+func TestRulesStayWithinTheShareOfTheApp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, sent := oneEndpoint(webhook.Config{MaxEndpointQueuedBytes: 20_000}.WithPusherTiming(), nil)
+		d := newDispatcher(t, cfg)
+		for i := range 100 {
+			emit(t, d, "app", webhook.ChannelVacated(fmt.Sprint(i)))
+			require.LessOrEqual(t, d.Stats().PendingBytes, int64(40_000))
+		}
+		held := d.Stats().Held
+		require.Greater(t, held, uint64(20))
+		require.Less(t, held, uint64(50))
+		atTime(window)
+		require.Len(t, spoken(t, sent), 100-int(held), "sent at once instead")
+		time.Sleep(grace)
+		atTime(window)
+		require.Len(t, spoken(t, sent), 100)
+	})
+}
+
+// Two users in two apps come and go at random; whatever is sent is a true story of each: it begins with an
+// arrival, alternates, and ends as it really ended.
+func TestTimingAtRandom(t *testing.T) {
+	for seed := range uint64(50) {
+		timed(t, func(t *testing.T, d *webhook.Dispatcher, said func() []string) {
+			rng := rand.New(rand.NewPCG(seed, 0))
+			in := map[string]bool{}
+			for range 300 {
+				app, user := []string{"app", "other"}[rng.IntN(2)], []string{"ada", "bob"}[rng.IntN(2)]
+				who := strings.TrimPrefix(app+" ", "app ") + "presence-room " + user
+				if in[who] {
+					emit(t, d, app, webhook.MemberRemoved("presence-room", user))
+				} else {
+					emit(t, d, app, webhook.MemberAdded("presence-room", user))
+				}
+				in[who] = !in[who]
+				time.Sleep(time.Duration(rng.Int64N(int64(grace))))
+			}
+			closeNow(t, d)
+			told := map[string]bool{}
+			for _, line := range said() {
+				added := strings.Contains(line, "member_added ")
+				who := strings.NewReplacer("member_added ", "", "member_removed ", "").Replace(line)
+				require.NotEqual(t, told[who], added, "seed %d: %s", seed, line)
+				told[who] = added
+			}
+			require.Equal(t, in, told, "seed %d", seed)
+		})
+	}
+}
