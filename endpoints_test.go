@@ -12,6 +12,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -118,4 +119,13 @@ func certificate(t testing.TB, name string, notAfter time.Time, pool *x509.CertP
 		pool.AddCert(leaf)
 	}
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// newBackend is a plain server that accepts everything, for benchmarks.
+func newBackend(t testing.TB) string {
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+	}))
+	t.Cleanup(server.Close)
+	return server.URL
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/bits"
 	"strconv"
 	"strings"
 )
@@ -151,15 +152,26 @@ func (e *Event) validate() error {
 	return nil
 }
 
+// size is the number of bytes of the event's own strings.
+func (e *Event) size() int {
+	return len(e.Channel) + len(e.Event) + len(e.Data) + len(e.SocketID) + len(e.UserID)
+}
+
 // presencePrefix is what a presence channel's name starts with.
 const presencePrefix = "presence-"
+
+// eventStarts has how an event of each type begins, by the number of the type's bit.
+var eventStarts = func() (starts [8]string) {
+	for _, t := range eventTypes {
+		starts[bits.TrailingZeros8(uint8(t.set()))] = `{"name":"` + string(t) + `","channel":`
+	}
+	return starts
+}()
 
 // append encodes a validated event at the end of dst, in the key order of JavaScript servers: name, channel,
 // event, data, socket_id, user_id, subscription_count. Names are the same as in Pusher's documentation.
 func (e *Event) append(dst []byte, data ClientData) ([]byte, error) {
-	dst = append(dst, `{"name":"`...)
-	dst = append(dst, e.Type...)
-	dst = append(dst, `","channel":`...)
+	dst = append(dst, eventStarts[bits.TrailingZeros8(uint8(e.Type.set()))]...)
 	dst = appendString(dst, e.Channel)
 	switch e.Type {
 	case TypeMemberAdded, TypeMemberRemoved:

@@ -207,3 +207,31 @@ func TestBodiesSurviveJavaScript(t *testing.T) {
 	require.NoError(t, json.Unmarshal(out, &got))
 	require.Equal(t, lines, got)
 }
+
+// allPlain against the table, for every byte at every place.
+func TestAllPlain(t *testing.T) {
+	for place := range 8 {
+		for b := range 256 {
+			for _, filler := range []byte{' ', '!', '#', '[', ']', 0x7f, 'a'} {
+				s := bytes.Repeat([]byte{filler}, 8)
+				s[place] = byte(b)
+				require.Equal(t, plain[b], allPlain(load(s, 0)), "%q", s)
+			}
+		}
+	}
+}
+
+func BenchmarkEncode(b *testing.B) {
+	for name, e := range map[string]Event{
+		"member_added": MemberAdded(strings.Clone("presence-room-42"), strings.Clone("user-4711")),
+		"client_event": ClientEvent("private-room", "client-move", bytes.Repeat([]byte(`{"x":123,"y":456} `), 50), "123.456", ""),
+	} {
+		b.Run(name, func(b *testing.B) {
+			buf := make([]byte, 0, 4096)
+			for b.Loop() {
+				buf, _ = e.append(buf[:0], DataString)
+			}
+			b.SetBytes(int64(len(buf)))
+		})
+	}
+}

@@ -28,14 +28,19 @@ var plain = func() (t [256]bool) {
 // appendString appends s as a JSON string. Invalid UTF-8 becomes U+FFFD, byte by byte, as in a Go range loop.
 func appendString[S []byte | string](dst []byte, s S) []byte {
 	dst = append(dst, '"')
-	start := 0
-	for i := 0; i < len(s); {
-		b := s[i]
-		if plain[b] {
-			i++
-			continue
+	start, i := 0, 0
+	for {
+		for i+8 <= len(s) && allPlain(load(s, i)) {
+			i += 8
 		}
-		if b >= utf8.RuneSelf {
+		for i < len(s) && plain[s[i]] {
+			i++
+		}
+		if i == len(s) {
+			dst = append(dst, s[start:]...)
+			return append(dst, '"')
+		}
+		if s[i] >= utf8.RuneSelf {
 			r, n := decodeRune(s[i:])
 			if r != utf8.RuneError || n != 1 {
 				i += n
@@ -45,13 +50,26 @@ func appendString[S []byte | string](dst []byte, s S) []byte {
 			dst = append(dst, "\uFFFD"...)
 		} else {
 			dst = append(dst, s[start:i]...)
-			dst = appendEscaped(dst, b)
+			dst = appendEscaped(dst, s[i])
 		}
 		i++
 		start = i
 	}
-	dst = append(dst, s[start:]...)
-	return append(dst, '"')
+}
+
+// load reads eight bytes at i; the compiler makes one instruction of it.
+func load[S []byte | string](s S, i int) uint64 {
+	return uint64(s[i]) | uint64(s[i+1])<<8 | uint64(s[i+2])<<16 | uint64(s[i+3])<<24 |
+		uint64(s[i+4])<<32 | uint64(s[i+5])<<40 | uint64(s[i+6])<<48 | uint64(s[i+7])<<56
+}
+
+// allPlain reports whether all of eight bytes are plain. Scanning takes most of the time of encoding an event,
+// and eight bytes at a time halve it (BenchmarkEncode). Each test sets the high bit of a byte that fails it;
+// a borrow from the byte below may set it too, but only where that byte has failed itself.
+func allPlain(x uint64) bool {
+	const ones, high = 0x0101010101010101, 0x8080808080808080
+	quote, backslash := x^('"'*ones), x^('\\'*ones)
+	return (x|(x-0x20*ones)|(quote-ones)&^quote|(backslash-ones)&^backslash)&high == 0
 }
 
 func decodeRune[S []byte | string](s S) (rune, int) {

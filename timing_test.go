@@ -196,7 +196,7 @@ func TestCountsAboveTheThreshold(t *testing.T) {
 		require.EqualValues(t, 1, d.Stats().Held)
 		time.Sleep(5*time.Second - 1)
 		require.Len(t, said(), 4)
-		time.Sleep(1)
+		atTime(1)
 		want = append(want, "subscription_count room 110")
 		require.Equal(t, want, said(), "the latest at the end of the interval")
 		emit(t, d, "app", webhook.SubscriptionCount("room", 120))
@@ -218,7 +218,7 @@ func TestCacheMissOncePerWindow(t *testing.T) {
 			emit(t, d, "app", webhook.CacheMiss("cache-a"), webhook.CacheMiss("cache-b"))
 		}
 		require.Len(t, said(), 2)
-		time.Sleep(time.Second)
+		atTime(time.Second)
 		emit(t, d, "app", webhook.CacheMiss("cache-a"))
 		require.Equal(t, []string{"cache_miss cache-a", "cache_miss cache-a", "cache_miss cache-b"}, sorted(said()))
 		require.EqualValues(t, 18, d.Stats().Suppressed)

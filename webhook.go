@@ -180,7 +180,7 @@ func (d *Dispatcher) deliver(routes *appRoutes, t typeSet, e *Event) (err error)
 
 // encode writes e into buf, which keeps what it grows to.
 func (d *Dispatcher) encode(buf *[]byte, e *Event) (err error) {
-	size := len(e.Channel) + len(e.Event) + len(e.Data) + len(e.SocketID) + len(e.UserID)
+	size := e.size()
 	if size <= d.cfg.MaxEventBytes { // or it would only be encoded to be refused
 		if *buf, err = e.append((*buf)[:0], d.cfg.ClientData); err != nil {
 			return err

@@ -1,0 +1,162 @@
+package webhook_test
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pusherhooks/webhook"
+)
+
+// The bench module has the comparisons; these are for benchstat while one works on the library.
+
+// benchDispatcher has apps with one webhook for member_added on presence channels, and a Sender that accepts
+// everything.
+func benchDispatcher(tb testing.TB, apps, endpoints int) *webhook.Dispatcher {
+	cfg := webhook.Config{
+		MaxQueuedBytes: 8 << 30, MaxEndpointQueuedBytes: 4 << 30,
+		Sender: webhook.SenderFunc(func(context.Context, *webhook.Delivery) error { return nil }),
+	}
+	for a := range apps {
+		app := webhook.App{ID: fmt.Sprint("app-", a), Key: "key", Secret: "secret"}
+		for e := range endpoints {
+			app.Webhooks = append(app.Webhooks, webhook.Webhook{
+				URL: fmt.Sprint("http://localhost/", e), EventTypes: []webhook.EventType{webhook.TypeMemberAdded},
+				Filter: webhook.Filter{ChannelNameStartsWith: "presence-"},
+			})
+		}
+		cfg.Apps = append(cfg.Apps, app)
+	}
+	d, err := webhook.New(cfg)
+	require.NoError(tb, err)
+	tb.Cleanup(func() { closeNow(tb, d) })
+	return d
+}
+
+// benchEvents are strings made at run time, as a server has them.
+var benchEvents = map[string]webhook.Event{
+	"wanted":   webhook.MemberAdded(fmt.Sprint("presence-room-", 42), fmt.Sprint("user-", 4711)),
+	"filtered": webhook.MemberAdded(fmt.Sprint("private-room-", 42), fmt.Sprint("user-", 4711)),
+	"unwanted": webhook.ChannelVacated(fmt.Sprint("presence-room-", 42)),
+}
+
+func BenchmarkEmit(b *testing.B) {
+	for _, name := range []string{"wanted", "filtered", "unwanted"} {
+		b.Run(name, func(b *testing.B) {
+			d, e := benchDispatcher(b, 1, 1), benchEvents[name]
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := d.Emit("app-0", e); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+	b.Run("10 endpoints", func(b *testing.B) {
+		d, e := benchDispatcher(b, 1, 10), benchEvents["wanted"]
+		b.ReportAllocs()
+		for b.Loop() {
+			if err := d.Emit("app-0", e); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+func BenchmarkEmitParallel(b *testing.B) {
+	for _, apps := range []int{1, 64} {
+		b.Run(fmt.Sprint(apps, " apps"), func(b *testing.B) {
+			d, e := benchDispatcher(b, apps, 1), benchEvents["wanted"]
+			var next atomic.Int64
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				id := fmt.Sprint("app-", next.Add(1)%int64(apps))
+				for pb.Next() {
+					if err := d.Emit(id, e); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+		})
+	}
+}
+
+// Emit beside rules that are on, but not about the event's type.
+func BenchmarkEmitBesideTimingRules(b *testing.B) {
+	cfg := webhook.Config{MaxQueuedBytes: 8 << 30, MaxEndpointQueuedBytes: 4 << 30, Apps: []webhook.App{testApp("app", "http://localhost/")},
+		Sender: webhook.SenderFunc(func(context.Context, *webhook.Delivery) error { return nil })}
+	e := webhook.ClientEvent("presence-room", "client-move", []byte(`{"x":1,"y":2}`), "123.456", "user-7")
+	for name, cfg := range map[string]webhook.Config{"off": cfg, "on": cfg.WithPusherTiming()} {
+		b.Run(name, func(b *testing.B) {
+			d, err := webhook.New(cfg)
+			require.NoError(b, err)
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := d.Emit("app", e); err != nil {
+					b.Fatal(err)
+				}
+			}
+			closeNow(b, d)
+		})
+	}
+}
+
+func BenchmarkSetApp(b *testing.B) {
+	d, err := webhook.New(webhook.Config{})
+	require.NoError(b, err)
+	app := testApp("app", "http://localhost/")
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		app.ID = fmt.Sprint("app-", i)
+		if err := d.SetApp(app); err != nil {
+			b.Fatal(err)
+		}
+	}
+	closeNow(b, d)
+}
+
+// BenchmarkDeliver sends over loopback; one operation is one event.
+func BenchmarkDeliver(b *testing.B) {
+	for name, cfg := range map[string]webhook.Config{"batches of 1000": {}, "batching off": {MaxBatchEvents: 1}} {
+		b.Run(name, func(b *testing.B) {
+			app := testApp("app")
+			backend := newBackend(b)
+			app.Webhooks = testApp("", backend).Webhooks
+			cfg.Apps = []webhook.App{app}
+			d, err := webhook.New(cfg)
+			require.NoError(b, err)
+			e := benchEvents["wanted"]
+			b.ReportAllocs()
+			for b.Loop() {
+				for d.Emit("app", e) != nil {
+					time.Sleep(time.Millisecond) // full: the endpoint is the slower one
+				}
+			}
+			closeNow(b, d)
+		})
+	}
+}
+
+// Emit allocates nothing: not for an event that is wanted, nor for one that is not.
+func TestEmitDoesNotAllocate(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	d := benchDispatcher(t, 1, 1)
+	for name, e := range benchEvents {
+		got := testing.Benchmark(func(b *testing.B) {
+			b.ReportAllocs()
+			for range b.N {
+				if err := d.Emit("app-0", e); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		require.Zero(t, got.AllocsPerOp(), name)
+	}
+}
