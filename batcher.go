@@ -61,17 +61,29 @@ type lane struct {
 	open     *batch      // the newest, still filling
 	timer    *time.Timer // ends the open batch's window; nil until first needed
 	hint     int         // room for the next batch, by the size of the last
+	spare    buffer      // of a batch that was delivered, for the next one
 }
 
-// A batch is the body of one request in the making. Nothing writes to body once the batch is closed, and its
-// memory is never used again: a Sender, a hook and net/http's transport may hold on to it.
+// A buffer holds the events of a batch, and has been charged for.
+type buffer struct {
+	bytes  []byte
+	memory int64 // what it was charged, see endpoint.charge
+}
+
+// A batch is the body of one request in the making. Nothing writes to its body once the batch is closed. When
+// it has been delivered the lane may fill the same buffer again, but only if the Sender is known to have let go
+// of it (see reusingSender). Buffers never leave their lane, so not even a mistake could show one tenant's
+// events to another.
 type batch struct {
 	body     []byte
 	events   int
 	opened   time.Time // when its first event came
-	memory   int64     // what it was charged, see endpoint.charge
+	memory   int64     // what it was charged
 	delivery *Delivery // once it is signed, or from the start if it was redelivered
 	flushes  []*flush  // waiting for this batch to end
+
+	ending    bool // the Sender has returned, its result is being told
+	abandoned bool // Close has handed it back meanwhile
 }
 
 // A batch's envelope. Its time, in milliseconds, has at most 20 digits.
@@ -163,6 +175,8 @@ func (e *endpoint) drop(l *lane) {
 		return
 	}
 	e.lanes[l.index] = nil
+	e.release(l.spare.memory)
+	l.spare = buffer{}
 	if e.active--; e.active == 0 {
 		e.d.active.Add(-1)
 	}
@@ -197,9 +211,9 @@ func (d *Dispatcher) charge(need, want int64) (granted int64) {
 	}
 }
 
-func (e *endpoint) release(b *batch) {
-	e.bytes -= b.memory
-	e.d.bytes.Add(-b.memory)
+func (e *endpoint) release(memory int64) {
+	e.bytes -= memory
+	e.d.bytes.Add(-memory)
 }
 
 // flush closes the open batches and has f wait for everything that is pending.
@@ -217,7 +231,7 @@ func (e *endpoint) flush(f *flush) {
 		if n := len(l.queue); n > 0 {
 			last = l.queue[n-1] // a lane's batches end in order: the last one stands for all
 		}
-		if last != nil {
+		if last != nil && !last.abandoned {
 			last.flushes = append(last.flushes, f)
 			f.left.Add(1)
 		}
@@ -246,15 +260,16 @@ func (e *endpoint) abandon() []*batch {
 		if l == nil {
 			continue
 		}
-		if l.inFlight != nil {
+		if l.inFlight != nil && !l.inFlight.ending {
+			l.inFlight.abandoned = true
 			left = append(left, l.inFlight)
 		}
 		left = append(left, l.queue...)
-		l.inFlight, l.queue = nil, nil
+		l.queue = nil
 		e.drop(l)
 	}
 	for _, b := range left {
-		e.release(b)
+		e.release(b.memory)
 	}
 	return left
 }
@@ -267,9 +282,13 @@ func (l *lane) append(event []byte) error {
 	}
 	b := l.open
 	if b == nil {
-		b = &batch{}
+		b = &batch{body: l.spare.bytes, memory: l.spare.memory}
+		l.spare = buffer{}
 	}
 	if err := l.reserve(b, len(event)); err != nil {
+		if l.open == nil {
+			l.spare = buffer{b.body, b.memory}
+		}
 		return err
 	}
 	if l.open == nil {
@@ -320,8 +339,11 @@ func (e *endpoint) single(event []byte) *Delivery {
 func (l *lane) reserve(b *batch, n int) error {
 	size := cap(b.body)
 	need, overhead := len(b.body)+1+n+len(batchEnd), 0
+	if len(b.body) == 0 {
+		need = envelopeBytes + n
+	}
 	if size == 0 {
-		need, overhead = envelopeBytes+n, batchOverhead
+		overhead = batchOverhead
 	}
 	if need <= size {
 		return nil
@@ -401,8 +423,8 @@ func (l *lane) run() {
 		delivery := s.delivery(e, app, b)
 		if l.sent(b, delivery) {
 			started := time.Now()
-			err := e.d.send(delivery)
-			l.end(b, time.Since(started), err)
+			reusable, err := e.d.send(delivery)
+			l.end(b, time.Since(started), reusable, err)
 		}
 	}
 	e.d.retire(e)
@@ -440,7 +462,7 @@ func (l *lane) next() (*batch, credentials) {
 func (l *lane) sent(b *batch, delivery *Delivery) bool {
 	l.endpoint.mu.Lock()
 	defer l.endpoint.mu.Unlock()
-	if l.inFlight != b {
+	if b.abandoned {
 		return false
 	}
 	b.delivery = delivery
@@ -449,19 +471,24 @@ func (l *lane) sent(b *batch, delivery *Delivery) bool {
 
 // end takes the result of sending b into the accounts and tells who waits for it. A batch that Close has
 // handed back meanwhile has ended already.
-func (l *lane) end(b *batch, took time.Duration, err error) {
+func (l *lane) end(b *batch, took time.Duration, reusable bool, err error) {
 	e := l.endpoint
 	e.mu.Lock()
-	mine := l.inFlight == b
-	if mine {
-		l.inFlight = nil
-		e.release(b)
-	}
+	b.ending = true
+	abandoned := b.abandoned
 	e.mu.Unlock()
-	if !mine {
+	if abandoned {
 		return
 	}
 	e.d.ended(b.delivery, took, err)
+	e.mu.Lock()
+	l.inFlight = nil
+	if reusable && b.body != nil && l.spare.bytes == nil && cap(b.body) <= max(minBuffer, 2*l.hint) {
+		l.spare = buffer{b.body[:0], b.memory}
+	} else {
+		e.release(b.memory)
+	}
+	e.mu.Unlock()
 	for _, f := range b.flushes { // no longer in flight, so it gets no more of them
 		f.one()
 	}

@@ -233,17 +233,23 @@ func (s *HTTPSender) CloseIdleConnections() {
 
 // Send implements Sender.
 func (s *HTTPSender) Send(ctx context.Context, d *Delivery) error {
+	_, err := s.send(ctx, d)
+	return err
+}
+
+// send is Send, and reports whether d was accepted and nothing reads its body any more.
+func (s *HTTPSender) send(ctx context.Context, d *Delivery) (reusable bool, err error) {
 	u, err := parseURL(d.URL)
 	if err != nil {
-		return fmt.Errorf("webhook: url: %w", err)
+		return false, fmt.Errorf("webhook: url: %w", err)
 	}
 	x := &exchange{Context: ctx, s: s, delivery: d, started: time.Now(), closing: closingContext(ctx)}
 	if x.closing != nil && x.closing.Err() != nil {
 		x.closing = nil
 	}
-	req, err := retryablehttp.NewRequestWithContext(x, http.MethodPost, "", d.Body)
+	req, err := retryablehttp.NewRequestWithContext(x, http.MethodPost, "", x.openBody)
 	if err != nil {
-		return fmt.Errorf("webhook: %w", err)
+		return false, fmt.Errorf("webhook: %w", err)
 	}
 	req.URL, req.Host = u, u.Host
 	req.Header = make(http.Header, len(d.Header)+1)
@@ -251,7 +257,29 @@ func (s *HTTPSender) Send(ctx context.Context, d *Delivery) error {
 	if req.Header["User-Agent"] == nil {
 		req.Header["User-Agent"] = []string{s.cfg.UserAgent}
 	}
-	return x.run(req)
+	err = x.run(req)
+	return err == nil && x.reading.Load() == 0 && s.cfg.OnAttempt == nil, err
+}
+
+// A body is the delivery's body as one attempt reads it. A transport may read on after it has returned; it is
+// done when it calls Close.
+type body struct {
+	*bytes.Reader
+	reading *atomic.Int32
+	closed  atomic.Bool
+}
+
+func (x *exchange) openBody() (io.Reader, error) {
+	x.reading.Add(1)
+	return &body{Reader: bytes.NewReader(x.delivery.Body), reading: &x.reading}, nil
+}
+
+// Close may be called more than once.
+func (b *body) Close() error {
+	if !b.closed.Swap(true) {
+		b.reading.Add(-1)
+	}
+	return nil
 }
 
 // An exchange is one Send: attempts and the waits between them.
@@ -265,6 +293,7 @@ type exchange struct {
 	delivery *Delivery
 	started  time.Time
 
+	reading  atomic.Int32  // bodies that are not closed yet
 	attempts int           // on the wire
 	reported int           // of them, to OnAttempt and the log
 	took     time.Duration // by the last attempt

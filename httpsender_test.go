@@ -1,9 +1,11 @@
 package webhook_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -466,3 +468,61 @@ func TestBadURLIsRefusedWithoutAnAttempt(t *testing.T) {
 		require.NotContains(t, err.Error(), "CANARY")
 	}
 }
+
+// A transport may read a body after it has returned. Until it has closed it, the batch's memory is not used
+// for the next one; and what a hook or a Sender of one's own is given stays as it is for good.
+func TestBodiesAreNotWrittenToWhileSomebodyReads(t *testing.T) {
+	const marker = "first-batch"
+	var kept []byte // the first body's memory itself
+	lateClose := func(closeIt bool) webhook.Config {
+		n := 0
+		s := fastRetries(t, func(c *webhook.HTTPConfig) {
+			c.Transport = transport(func(r *http.Request) (*http.Response, error) {
+				if n++; n == 1 {
+					_, err := r.Body.(io.WriterTo).WriteTo(writer(func(p []byte) { kept = p }))
+					require.NoError(t, err)
+				}
+				if closeIt || n > 1 {
+					require.NoError(t, r.Body.Close())
+				}
+				return answer(200), nil
+			})
+		})
+		return webhook.Config{Sender: s}
+	}
+	withHook := lateClose(true)
+	withHook.Hooks.Delivered = func(*webhook.Delivery, time.Duration) {}
+	for name, test := range map[string]struct {
+		cfg    webhook.Config
+		reused bool
+	}{
+		"closed":     {lateClose(true), true},
+		"not closed": {lateClose(false), false},
+		"a hook":     {withHook, false},
+		"a Sender": {webhook.Config{Sender: webhook.SenderFunc(func(_ context.Context, d *webhook.Delivery) error {
+			if bytes.Contains(d.Body, []byte(marker)) {
+				kept = d.Body
+			}
+			return nil
+		})}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				test.cfg.Apps = []webhook.App{testApp("app", "http://localhost/")}
+				test.cfg.MaxBatchEvents = 2
+				d := newDispatcher(t, test.cfg)
+				emit(t, d, "app", webhook.ChannelOccupied(marker), webhook.ChannelOccupied(marker), webhook.ChannelOccupied("keeps the lane busy"))
+				synctest.Wait()
+				for range 10 {
+					emit(t, d, "app", webhook.ChannelOccupied("other-batch"), webhook.ChannelOccupied("other-batch"))
+					synctest.Wait()
+				}
+				require.Equal(t, test.reused, !bytes.Contains(kept, []byte(marker)))
+			})
+		})
+	}
+}
+
+type writer func(p []byte)
+
+func (w writer) Write(p []byte) (int, error) { w(p); return len(p), nil }

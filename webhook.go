@@ -558,14 +558,19 @@ func (d *Dispatcher) report(lost []loss) {
 	}
 }
 
-// send calls the Sender. A panic costs this delivery alone.
-func (d *Dispatcher) send(delivery *Delivery) (err error) {
+// send calls the Sender. A panic costs this delivery alone. The delivery's body may be used again if nobody
+// can have kept it: neither the Sender nor a hook, which may keep what they are given.
+func (d *Dispatcher) send(delivery *Delivery) (reusable bool, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = panicked(d.cfg.Logger, "Sender", v)
+			reusable, err = false, panicked(d.cfg.Logger, "Sender", v)
 		}
 	}()
-	return d.cfg.Sender.Send(d.ctx, delivery)
+	if sender, ok := d.cfg.Sender.(*HTTPSender); ok {
+		reusable, err = sender.send(d.ctx, delivery)
+		return reusable && d.cfg.Hooks.Delivered == nil, err
+	}
+	return false, d.cfg.Sender.Send(d.ctx, delivery)
 }
 
 // ended takes the result of one delivery into the accounts and tells the hooks. No lock is held.
