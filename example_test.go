@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -201,4 +202,278 @@ func ExampleVerify() {
 	// 200
 	// 200
 	// 401
+}
+
+// soketi's environment is read as it is. Batching is off unless it is enabled there.
+func ExampleConfigFromEnv() {
+	for name, value := range map[string]string{"WEBHOOKS_BATCHING": "true", "WEBHOOKS_BATCHING_DURATION": "100"} {
+		if err := os.Setenv(name, value); err != nil {
+			log.Fatal(err)
+		}
+		defer func() { _ = os.Unsetenv(name) }()
+	}
+	cfg, err := webhook.ConfigFromEnv()
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(cfg.MaxBatchEvents == 1, cfg.BatchWindow)
+	// Output:
+	// false 100ms
+}
+
+// A channel that is occupied again within three seconds was never vacated.
+func ExampleConfig_WithPusherTiming() {
+	cfg := webhook.Config{
+		Apps: []webhook.App{{
+			ID: "shop", Key: "shop-key", Secret: "shop-secret",
+			Webhooks: []webhook.Webhook{{
+				URL:        "https://shop.example/webhooks",
+				EventTypes: []webhook.EventType{webhook.TypeChannelOccupied, webhook.TypeChannelVacated},
+			}},
+		}},
+		Sender: webhook.SenderFunc(func(context.Context, *webhook.Delivery) error { return nil }),
+	}.WithPusherTiming()
+	d, err := webhook.New(cfg)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, e := range []webhook.Event{
+		webhook.ChannelOccupied("room"),
+		webhook.ChannelVacated("room"), // a page is reloaded
+		webhook.ChannelOccupied("room"),
+	} {
+		if err := d.Emit("shop", e); err != nil {
+			log.Print(err)
+		}
+	}
+	if err := d.Close(context.Background()); err != nil {
+		log.Print(err)
+	}
+	stats := d.Stats()
+	fmt.Println("delivered", stats.Delivered, "suppressed", stats.Suppressed)
+	// Output:
+	// delivered 1 suppressed 2
+}
+
+// Wants saves preparing an event that nobody asks for.
+func ExampleDispatcher_Wants() {
+	d, err := webhook.New(webhook.Config{Apps: []webhook.App{{
+		ID: "shop", Key: "shop-key", Secret: "shop-secret",
+		Webhooks: []webhook.Webhook{{
+			URL:        "https://shop.example/webhooks",
+			EventTypes: []webhook.EventType{webhook.TypeClientEvent},
+			Filter:     webhook.Filter{ChannelNameStartsWith: "private-"},
+		}},
+	}}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(d.Wants("shop", webhook.TypeClientEvent, "private-room"))
+	fmt.Println(d.Wants("shop", webhook.TypeClientEvent, "presence-room")) // the filter is for other channels
+	fmt.Println(d.Wants("shop", webhook.TypeCacheMiss, "private-room"))    // nobody asked for the type
+	fmt.Println(d.Wants("shoe", webhook.TypeClientEvent, "private-room"))  // no such app
+	// Output:
+	// true
+	// false
+	// false
+	// false
+}
+
+// Apps come, change and go while events flow. What is queued goes where it was meant to go.
+func ExampleDispatcher_SetApp() {
+	d, err := webhook.New(webhook.Config{
+		BatchWindow: time.Minute, // Flush does not wait for it
+		Sender: webhook.SenderFunc(func(_ context.Context, d *webhook.Delivery) error {
+			fmt.Println(d.URL, d.Events)
+			return nil
+		}),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	emit := func(events ...webhook.Event) {
+		for _, e := range events {
+			if err := d.Emit("shop", e); err != nil {
+				fmt.Println(err)
+			}
+		}
+		if err := d.Flush(context.Background()); err != nil {
+			log.Print(err)
+		}
+	}
+	app := webhook.App{ID: "shop", Key: "shop-key", Secret: "shop-secret"}
+	for _, url := range []string{"https://old.example/", "https://new.example/"} {
+		app.Webhooks = []webhook.Webhook{{URL: url, EventTypes: []webhook.EventType{webhook.TypeMemberAdded}}}
+		if err := d.SetApp(app); err != nil {
+			log.Print(err)
+		}
+		emit(webhook.MemberAdded("presence-room", "ada"), webhook.MemberAdded("presence-room", "bob"))
+	}
+	d.RemoveApp("shop")
+	emit(webhook.MemberAdded("presence-room", "eve"))
+	if err := d.Close(context.Background()); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// https://old.example/ 2
+	// https://new.example/ 2
+	// webhook: unknown app "shop"
+}
+
+// Stats account for every event, one for each endpoint that wants it.
+func ExampleDispatcher_Stats() {
+	types := []webhook.EventType{webhook.TypeChannelOccupied}
+	d, err := webhook.New(webhook.Config{
+		Apps: []webhook.App{{
+			ID: "shop", Key: "shop-key", Secret: "shop-secret",
+			Webhooks: []webhook.Webhook{
+				{URL: "https://up.example/", EventTypes: types},
+				{URL: "https://down.example/", EventTypes: types},
+			},
+		}},
+		BatchWindow: time.Minute, // Close does not wait for it
+		Sender: webhook.SenderFunc(func(_ context.Context, d *webhook.Delivery) error {
+			if strings.Contains(d.URL, "down") {
+				return errors.New("nobody there")
+			}
+			return nil
+		}),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, channel := range []string{"a", "b", ""} { // a channel needs a name
+		if err := d.Emit("shop", webhook.ChannelOccupied(channel)); err != nil {
+			fmt.Println(err)
+		}
+	}
+	if err := d.Close(context.Background()); err != nil {
+		fmt.Println(err)
+	}
+	s := d.Stats()
+	fmt.Println("emitted", s.Emitted, "rejected", s.Rejected)
+	fmt.Println("queued", s.Queued, "delivered", s.Delivered, "undelivered", s.Undelivered, "pending", s.Pending)
+	// Output:
+	// webhook: invalid event: channel: must not be empty
+	// webhook: undelivered (deliveries: 1, events: 2): nobody there
+	// emitted 2 rejected 1
+	// queued 4 delivered 2 undelivered 2 pending 0
+}
+
+// Both conditions must hold; an empty one holds for every channel.
+func ExampleFilter_Match() {
+	f := webhook.Filter{ChannelNameStartsWith: "private-", ChannelNameEndsWith: "-admin"}
+	fmt.Println(f.Match("private-shop-admin"), f.Match("private-shop"), webhook.Filter{}.Match("shop"))
+	// Output:
+	// true false true
+}
+
+// Hooks tell the server what became of its events.
+func ExampleHooks() {
+	d, err := webhook.New(webhook.Config{
+		Apps: []webhook.App{{
+			ID: "shop", Key: "shop-key", Secret: "shop-secret",
+			Webhooks: []webhook.Webhook{{
+				URL:        "https://shop.example/webhooks",
+				EventTypes: []webhook.EventType{webhook.TypeMemberAdded},
+			}},
+		}},
+		Sender: webhook.SenderFunc(func(context.Context, *webhook.Delivery) error { return errors.New("nobody there") }),
+		Hooks: webhook.Hooks{
+			Undelivered: func(d *webhook.Delivery, err error) { // d can be stored, and passed to Redeliver
+				fmt.Printf("undelivered: %d for app %s: %v\n", d.Events, d.AppID, err)
+			},
+			Rejected: func(appID string, e webhook.Event, err error) { // within Emit: no I/O here, but to count
+				fmt.Printf("rejected: %s of app %s: %v\n", e.Type, appID, err)
+			},
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, userID := range []string{"", "ada"} {
+		_ = d.Emit("shop", webhook.MemberAdded("presence-room", userID))
+	}
+	_ = d.Close(context.Background())
+	// Output:
+	// rejected: member_added of app shop: webhook: invalid event: user_id: must not be empty for member_added
+	// undelivered: 1 for app shop: nobody there
+}
+
+// OnAttempt sees what is retried long before it is undelivered.
+func ExampleHTTPConfig_onAttempt() {
+	app := webhook.App{ID: "shop", Key: "shop-key", Secret: "shop-secret"}
+	backend := webhooktest.NewReceiver(app)
+	defer backend.Close()
+	backend.Fail(1, http.StatusServiceUnavailable)
+	app.Webhooks = []webhook.Webhook{{URL: backend.URL, EventTypes: []webhook.EventType{webhook.TypeChannelOccupied}}}
+
+	sender, err := webhook.NewHTTPSender(webhook.HTTPConfig{
+		RetryWaitMin: time.Millisecond,
+		OnAttempt: func(d *webhook.Delivery, a webhook.Attempt) {
+			fmt.Println(d.AppID, a.N, a.Status, a.Err, a.RetryIn > 0)
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer sender.CloseIdleConnections()
+	d, err := webhook.New(webhook.Config{Apps: []webhook.App{app}, Sender: sender})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := d.Emit("shop", webhook.ChannelOccupied("room")); err != nil {
+		log.Print(err)
+	}
+	if err := d.Flush(context.Background()); err != nil { // Close would not await the time of the retry
+		log.Print(err)
+	}
+	if err := d.Close(context.Background()); err != nil {
+		log.Print(err)
+	}
+	// Output:
+	// shop 1 503 endpoint answered 503 Service Unavailable true
+	// shop 2 200 <nil> false
+}
+
+// A Sender of one's own takes deliveries that are signed and complete, here to a queue that survives the process.
+func ExampleSenderFunc() {
+	var queue []json.RawMessage
+	enqueue := func(_ context.Context, d *webhook.Delivery) error {
+		message, err := json.Marshal(d)
+		if err != nil {
+			return err
+		}
+		queue = append(queue, message) // one endpoint only; several would call this concurrently
+		return nil
+	}
+	d, err := webhook.New(webhook.Config{
+		Apps: []webhook.App{{
+			ID: "shop", Key: "shop-key", Secret: "shop-secret",
+			Webhooks: []webhook.Webhook{{
+				URL:        "https://shop.example/webhooks",
+				EventTypes: []webhook.EventType{webhook.TypeChannelOccupied},
+			}},
+		}},
+		Sender: webhook.SenderFunc(enqueue),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := d.Emit("shop", webhook.ChannelOccupied("room")); err != nil {
+		log.Print(err)
+	}
+	if err := d.Close(context.Background()); err != nil {
+		log.Print(err)
+	}
+
+	var delivery webhook.Delivery // in another process, which has no secret
+	if err := json.Unmarshal(queue[0], &delivery); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(delivery.URL, delivery.Events)
+	fmt.Println(webhook.Verify("shop-key", "shop-secret", delivery.Header, delivery.Body))
+	// Output:
+	// https://shop.example/webhooks 1
+	// <nil>
 }

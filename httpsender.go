@@ -13,6 +13,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"regexp"
 	"strconv"
@@ -247,7 +248,7 @@ func (s *HTTPSender) send(ctx context.Context, d *Delivery) (reusable bool, err 
 	if x.closing != nil && x.closing.Err() != nil {
 		x.closing = nil
 	}
-	req, err := retryablehttp.NewRequestWithContext(x, http.MethodPost, "", x.openBody)
+	req, err := retryablehttp.NewRequestWithContext(x, http.MethodPost, "", d.Body)
 	if err != nil {
 		return false, fmt.Errorf("webhook: %w", err)
 	}
@@ -258,28 +259,7 @@ func (s *HTTPSender) send(ctx context.Context, d *Delivery) (reusable bool, err 
 		req.Header["User-Agent"] = []string{s.cfg.UserAgent}
 	}
 	err = x.run(req)
-	return err == nil && x.reading.Load() == 0 && s.cfg.OnAttempt == nil, err
-}
-
-// A body is the delivery's body as one attempt reads it. A transport may read on after it has returned; it is
-// done when it calls Close.
-type body struct {
-	*bytes.Reader
-	reading *atomic.Int32
-	closed  atomic.Bool
-}
-
-func (x *exchange) openBody() (io.Reader, error) {
-	x.reading.Add(1)
-	return &body{Reader: bytes.NewReader(x.delivery.Body), reading: &x.reading}, nil
-}
-
-// Close may be called more than once.
-func (b *body) Close() error {
-	if !b.closed.Swap(true) {
-		b.reading.Add(-1)
-	}
-	return nil
+	return err == nil && x.written() && s.cfg.OnAttempt == nil, err
 }
 
 // An exchange is one Send: attempts and the waits between them.
@@ -293,7 +273,8 @@ type exchange struct {
 	delivery *Delivery
 	started  time.Time
 
-	reading  atomic.Int32  // bodies that are not closed yet
+	writes   atomic.Int32 // connections that were given the request, and have not written it; see trace
+	traced   bool
 	attempts int           // on the wire
 	reported int           // of them, to OnAttempt and the log
 	took     time.Duration // by the last attempt
@@ -486,6 +467,21 @@ type cleanError struct {
 func (e *cleanError) Error() string { return e.text }
 func (e *cleanError) Unwrap() error { return e.err }
 
+// minReuse is the size from which on a body's memory is worth watching: a smaller one is cheaper to make anew.
+const minReuse = 4 << 10
+
+// trace watches a request being written. A transport may go on reading the body after it has returned, when
+// the endpoint answers early.
+func (x *exchange) trace(ctx context.Context) context.Context {
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn:      func(httptrace.GotConnInfo) { x.writes.Add(1); x.traced = true },
+		WroteRequest: func(httptrace.WroteRequestInfo) { x.writes.Add(-1) },
+	})
+}
+
+// written reports whether the request was watched and nobody writes it any more.
+func (x *exchange) written() bool { return x.traced && x.writes.Load() == 0 }
+
 // wire is the RoundTripper below retryablehttp. One call is one attempt, from waiting for a place on the wire
 // to the end of the answer, which it reads itself.
 //
@@ -507,6 +503,9 @@ func (w wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	x.waiting = false
 	ctx, cancel := context.WithTimeoutCause(x.Context, w.s.cfg.Timeout, w.s.timeout)
 	defer cancel()
+	if len(x.delivery.Body) >= minReuse {
+		ctx = x.trace(ctx)
+	}
 	started := time.Now()
 	defer func() { x.took = time.Since(started) }()
 	resp, err := w.s.cfg.Transport.RoundTrip(req.WithContext(ctx))

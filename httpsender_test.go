@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -469,38 +470,40 @@ func TestBadURLIsRefusedWithoutAnAttempt(t *testing.T) {
 	}
 }
 
-// A transport may read a body after it has returned. Until it has closed it, the batch's memory is not used
-// for the next one; and what a hook or a Sender of one's own is given stays as it is for good.
+// An endpoint may answer before it has read everything, and the transport then reads the body on after it has
+// returned. Only once it is written is the batch's memory used for the next one; and what a hook or a Sender of
+// one's own is given stays as it is for good.
 func TestBodiesAreNotWrittenToWhileSomebodyReads(t *testing.T) {
-	const marker = "first-batch"
+	marker := strings.Repeat("first-batch-", 1000)
 	var kept []byte // the first body's memory itself
-	lateClose := func(closeIt bool) webhook.Config {
-		n := 0
+	observe := func(closed bool) webhook.Config {
 		s := fastRetries(t, func(c *webhook.HTTPConfig) {
 			c.Transport = transport(func(r *http.Request) (*http.Response, error) {
-				if n++; n == 1 {
+				if kept == nil {
 					_, err := r.Body.(io.WriterTo).WriteTo(writer(func(p []byte) { kept = p }))
 					require.NoError(t, err)
 				}
-				if closeIt || n > 1 {
-					require.NoError(t, r.Body.Close())
+				trace := httptrace.ContextClientTrace(r.Context())
+				trace.GotConn(httptrace.GotConnInfo{})
+				if closed {
+					trace.WroteRequest(httptrace.WroteRequestInfo{})
 				}
 				return answer(200), nil
 			})
 		})
 		return webhook.Config{Sender: s}
 	}
-	withHook := lateClose(true)
+	withHook := observe(true)
 	withHook.Hooks.Delivered = func(*webhook.Delivery, time.Duration) {}
 	for name, test := range map[string]struct {
 		cfg    webhook.Config
 		reused bool
 	}{
-		"closed":     {lateClose(true), true},
-		"not closed": {lateClose(false), false},
-		"a hook":     {withHook, false},
+		"written":     {observe(true), true},
+		"not written": {observe(false), false},
+		"a hook":      {withHook, false},
 		"a Sender": {webhook.Config{Sender: webhook.SenderFunc(func(_ context.Context, d *webhook.Delivery) error {
-			if bytes.Contains(d.Body, []byte(marker)) {
+			if kept == nil {
 				kept = d.Body
 			}
 			return nil
@@ -508,19 +511,47 @@ func TestBodiesAreNotWrittenToWhileSomebodyReads(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
+				kept = nil
 				test.cfg.Apps = []webhook.App{testApp("app", "http://localhost/")}
 				test.cfg.MaxBatchEvents = 2
 				d := newDispatcher(t, test.cfg)
-				emit(t, d, "app", webhook.ChannelOccupied(marker), webhook.ChannelOccupied(marker), webhook.ChannelOccupied("keeps the lane busy"))
+				first, other := webhook.ChannelOccupied(marker), webhook.ChannelOccupied(strings.Repeat("other", 2000))
+				emit(t, d, "app", first, first, other) // one more than a batch, so that the lane is never idle
 				synctest.Wait()
 				for range 10 {
-					emit(t, d, "app", webhook.ChannelOccupied("other-batch"), webhook.ChannelOccupied("other-batch"))
+					emit(t, d, "app", other, other)
 					synctest.Wait()
 				}
-				require.Equal(t, test.reused, !bytes.Contains(kept, []byte(marker)))
+				require.NotNil(t, kept)
+				require.Equal(t, test.reused, !bytes.Contains(kept[:1000], []byte("first-batch-")))
 			})
 		})
 	}
+}
+
+// The same over a real connection, under the race detector: an endpoint that answers before it reads.
+func TestEarlyAnswersDoNotMixBatches(t *testing.T) {
+	var mu sync.Mutex
+	seen := map[string]int{}
+	r := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		_ = http.NewResponseController(w).EnableFullDuplex()
+		w.WriteHeader(200)
+		_ = http.NewResponseController(w).Flush()
+		body, err := io.ReadAll(req.Body)
+		if err == nil && webhook.Verify("app-key", "app-secret", req.Header, body) != nil {
+			t.Error("a body changed while it was sent")
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		seen[req.Header.Get("Webhook-Id")]++
+	}))
+	defer r.Close()
+	d := newDispatcher(t, webhook.Config{Apps: []webhook.App{testApp("app", r.URL)}, MaxBatchEvents: 100, MaxEndpointQueuedBytes: 1 << 30, MaxQueuedBytes: 1 << 30})
+	for i := range 20_000 {
+		emit(t, d, "app", webhook.SubscriptionCount("room", i))
+	}
+	closeNow(t, d)
+	require.NotEmpty(t, seen)
 }
 
 type writer func(p []byte)
