@@ -1,32 +1,50 @@
-# `make ci` is what every change has to pass; each step also runs by its name.
+# `make ci` is what every change has to pass, cheapest first; each step also runs by its name.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
-FUZZTIME    := 5s
+NESTED      := prometheus examples/ssrf examples/otel examples/pusher-server examples/pusher-server/e2e/goreceiver bench
 FUZZ        := FuzzEventRoundTrip FuzzRawData FuzzVerify FuzzFilter FuzzConfigJSON FuzzHeaders
+FUZZTIME    := 5s
 
-.PHONY: ci fmt vet staticcheck tidy test race fuzz quickstart
+.PHONY: ci fmt vet staticcheck tidy test race fuzz quickstart benchmarks bench-quick bench e2e
 
-ci: fmt vet staticcheck tidy test race fuzz quickstart
+ci: fmt vet staticcheck tidy test race fuzz quickstart benchmarks bench-quick e2e
 
 fmt:
-	test -z "$$(gofmt -l $$(git ls-files "*.go"))" || { gofmt -d $$(git ls-files "*.go"); exit 1; }
+	test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -d $$(git ls-files '*.go'); exit 1; }
+
+# Every one of these runs in the root module and in each nested one.
+define in-each-module
+set -e; for module in . $(NESTED); do echo "== $$module"; (cd $$module && $(1)); done
+endef
 
 vet:
-	go vet ./...
+	$(call in-each-module,go vet ./...)
 
 staticcheck:
-	go run $(STATICCHECK) ./...
+	$(call in-each-module,go run $(STATICCHECK) ./...)
 
 tidy:
-	go mod tidy -diff
+	$(call in-each-module,go mod tidy -diff)
 
 test: # the README's test command
 	go test ./...
 
 race:
-	go test -race ./...
+	$(call in-each-module,go test -race ./...)
 
 fuzz:
 	set -e; for target in $(FUZZ); do go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) .; done
 
 quickstart:
 	go run ./examples/quickstart
+
+benchmarks: # each once, so that none rots
+	go test -run '^$$' -bench . -benchtime 1x .
+
+bench-quick:
+	cd bench && go run . -quick
+
+bench: # the tables and the chart of the README; takes some minutes and a quiet machine
+	cd bench && go run . -svg ../docs/end-to-end.svg
+
+e2e: # real Pusher clients and a browser; installs what it needs
+	examples/pusher-server/e2e/run

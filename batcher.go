@@ -3,7 +3,6 @@ package webhook
 import (
 	"crypto/rand"
 	"errors"
-	"hash/maphash"
 	"maps"
 	"net/http"
 	"strconv"
@@ -158,7 +157,7 @@ func (e *endpoint) redeliver(d *Delivery, count *counters) error {
 func (e *endpoint) lane(channel string) *lane {
 	i := 0
 	if n := uint64(len(e.lanes)); n > 1 {
-		i = int(maphash.String(e.d.seed, channel) % n)
+		i = int(hashChannel(channel) % n)
 	}
 	if e.lanes[i] == nil {
 		e.lanes[i] = &lane{endpoint: e, index: i}
@@ -167,6 +166,16 @@ func (e *endpoint) lane(channel string) *lane {
 		}
 	}
 	return e.lanes[i]
+}
+
+// hashChannel is FNV-1a: the same in every process, so that batches which another process has stored go to the
+// lane that they came from. An app that makes its channels collide slows down nobody else.
+func hashChannel(channel string) uint64 {
+	h := uint64(14695981039346656037)
+	for i := range len(channel) {
+		h = (h ^ uint64(channel[i])) * 1099511628211
+	}
+	return h
 }
 
 // drop frees a lane on which nothing is pending.

@@ -62,7 +62,7 @@ func TestWindowRunsFromTheFirstEvent(t *testing.T) {
 		emit(t, d, "app", webhook.ChannelOccupied("c"))
 		atTime(window - 1)
 		require.Len(t, sent.deliveries(), 1)
-		atTime(1)
+		atTime(time.Nanosecond)
 		require.Equal(t, [][]string{{"a", "b"}, {"c"}}, sent.batches(t))
 	})
 }
@@ -131,7 +131,7 @@ func TestNextBatchFillsWhileOneIsInFlight(t *testing.T) {
 		open <- nil
 		atTime(window - 1)
 		require.Len(t, sent.deliveries(), 2, "a batch younger than its window waits for the rest of it")
-		atTime(1)
+		atTime(time.Nanosecond)
 		require.Equal(t, [][]string{{"a"}, {"b", "c"}, {"d"}}, sent.batches(t))
 		open <- nil
 	})

@@ -288,3 +288,36 @@ func TestRedeliverSaysWhatItRefuses(t *testing.T) {
 		require.Len(t, sent.deliveries(), 2)
 	})
 }
+
+// Batches of several lanes, stored and taken up by another process: every channel is still in order.
+func TestRedeliveredLanesKeepTheirOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 3, MaxInFlight: 4}, dead)
+		before := newDispatcher(t, cfg)
+		for i := range 20 {
+			for channel := range 10 {
+				emit(t, before, "app", webhook.SubscriptionCount(fmt.Sprint("room-", channel), i))
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		var left *webhook.UndeliveredError
+		require.ErrorAs(t, before.Close(ctx), &left)
+
+		cfg, sent := oneEndpoint(webhook.Config{MaxInFlight: 4}, func(_ context.Context, d *webhook.Delivery) error {
+			time.Sleep(time.Duration(d.ID[0]) * time.Millisecond)
+			return nil
+		})
+		after := newDispatcher(t, cfg)
+		require.NoError(t, after.Redeliver(left.Deliveries...))
+		closeNow(t, after)
+		next := map[string]int{}
+		for _, delivery := range sent.deliveries() {
+			for _, e := range parse(t, delivery.Body).Events {
+				require.Equal(t, next[e.Channel], e.SubscriptionCount, e.Channel)
+				next[e.Channel]++
+			}
+		}
+		require.Len(t, next, 10)
+	})
+}

@@ -104,7 +104,8 @@ type Config struct {
 	// not.
 
 	// ReconnectGrace holds channel_vacated and member_removed for so long. If meanwhile the channel is occupied
-	// again, or the member returns, neither event is sent.
+	// again, or the member returns, neither event is sent. Events about others on the channel do not wait, so
+	// they come before the one that is held.
 	ReconnectGrace time.Duration
 
 	// CountInterval lets through at most one subscription_count per channel in so long a time while the count is

@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// Hooks tell the server what became of its events. Any may be nil. They are called from the library's own
-// goroutines, concurrently, except Rejected. The endpoint's next delivery waits for a hook to return, so a
-// hook must not block for long; it may call the Dispatcher, but not wait in Flush or Close. A hook that
-// panics is logged and changes nothing.
+// Hooks tell the server what became of its events. Any may be nil. They are called concurrently: Rejected on
+// the goroutine that emits, the others on the library's own, and on the one that calls Close for what it hands
+// back. The endpoint's next delivery and Close wait for a hook to return, so a hook must not block for long; it
+// may call the Dispatcher, but not wait in Flush or Close. A hook that panics is logged and changes nothing.
 type Hooks struct {
 	// Delivered is called after an endpoint accepted d, took after the Sender was called: retries included.
 	Delivered func(d *Delivery, took time.Duration)
@@ -20,7 +20,9 @@ type Hooks struct {
 	// complete and may be kept, stored and passed to Redeliver.
 	Undelivered func(d *Delivery, err error)
 
-	// Rejected is called by Emit, on its goroutine, with the error that it is about to return.
+	// Rejected is called by Emit, on its goroutine, with the error that it is about to return. The server may
+	// hold locks there, and the queue may be full: count, and leave I/O to another goroutine. An appID that
+	// comes with ErrUnknownApp or ErrClosed is whatever the caller gave.
 	Rejected func(appID string, e Event, err error)
 }
 

@@ -53,6 +53,7 @@ type timing struct {
 	types     typeSet                    // the event types that a rule in force is about
 	durations [timingRules]time.Duration // 0: not in force
 	threshold int
+	seed      maphash.Seed // which shard a channel belongs to
 	shards    [16]timingShard
 }
 
@@ -88,7 +89,7 @@ const stateOverhead = 512
 
 func newTiming(d *Dispatcher) *timing {
 	cfg := &d.cfg
-	t := &timing{d: d, threshold: cfg.CountThreshold}
+	t := &timing{d: d, threshold: cfg.CountThreshold, seed: maphash.MakeSeed()}
 	t.durations = [timingRules]time.Duration{cfg.ReconnectGrace, cfg.CountInterval, cfg.CacheMissWindow}
 	for _, kind := range eventTypes {
 		if kind != TypeClientEvent && t.durations[ruleOf(kind)] > 0 {
@@ -104,14 +105,22 @@ var (
 	membership = TypeMemberAdded.set() | TypeMemberRemoved.set()
 )
 
+// interest returns the types whose webhooks an event of a type matters to: with the grace in force, both of a
+// pair.
+func (t *timing) interest(types typeSet) typeSet {
+	for _, pair := range []typeSet{existence, membership} {
+		if types&t.types&pair != 0 {
+			return pair
+		}
+	}
+	return types
+}
+
 // emit is Dispatcher.emit for a valid event of a type in t.types.
 func (t *timing) emit(routes *appRoutes, e *Event) error {
-	interest, user := e.Type.set(), ""
-	switch {
-	case interest&existence != 0:
-		interest = existence
-	case interest&membership != 0:
-		interest, user = membership, e.UserID
+	interest, user := t.interest(e.Type.set()), ""
+	if interest == membership {
+		user = e.UserID
 	}
 	if !routes.wants(interest, e.Channel) {
 		return nil
@@ -137,7 +146,7 @@ func (t *timing) emit(routes *appRoutes, e *Event) error {
 
 func (t *timing) shard(app, channel string) *timingShard {
 	var h maphash.Hash
-	h.SetSeed(t.d.seed)
+	h.SetSeed(t.seed)
 	_, _ = h.WriteString(app)
 	_ = h.WriteByte(0)
 	_, _ = h.WriteString(channel)

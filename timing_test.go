@@ -56,7 +56,7 @@ func TestVacatedIsHeldForTheGrace(t *testing.T) {
 		require.Positive(t, d.Stats().PendingBytes, "in the memory bounds")
 		time.Sleep(grace - 1)
 		require.Len(t, said(), 1)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		require.Equal(t, []string{"channel_occupied room", "channel_vacated room"}, said())
 		require.Zero(t, d.Stats().PendingBytes)
 	})
@@ -155,6 +155,8 @@ func TestGraceHoldsForWebhooksThatWantOneOfThePair(t *testing.T) {
 		require.Zero(t, d.Stats().Held, "nobody asks for this channel")
 		time.Sleep(time.Minute)
 		require.Equal(t, []string{"channel_occupied private-room"}, spoken(t, sent))
+		require.True(t, d.Wants("app", webhook.TypeChannelVacated, "private-room"), "the server has to tell of both")
+		require.False(t, d.Wants("app", webhook.TypeMemberAdded, "private-room"))
 	})
 }
 
@@ -196,7 +198,7 @@ func TestCountsAboveTheThreshold(t *testing.T) {
 		require.EqualValues(t, 1, d.Stats().Held)
 		time.Sleep(5*time.Second - 1)
 		require.Len(t, said(), 4)
-		atTime(1)
+		atTime(time.Nanosecond)
 		want = append(want, "subscription_count room 110")
 		require.Equal(t, want, said(), "the latest at the end of the interval")
 		emit(t, d, "app", webhook.SubscriptionCount("room", 120))

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -30,8 +29,7 @@ var (
 // methods may be called from any number of goroutines.
 type Dispatcher struct {
 	cfg       Config
-	ownSender *HTTPSender  // to tidy up at Close; nil if the user brought the Sender
-	seed      maphash.Seed // which lane a channel belongs to
+	ownSender *HTTPSender // to tidy up at Close; nil if the user brought the Sender
 
 	apps sync.Map // app id to *appRoutes; Emit reads it without ever waiting for a writer
 
@@ -74,7 +72,6 @@ func New(cfg Config) (*Dispatcher, error) {
 		return nil, fmt.Errorf("webhook: invalid config:\n%w", err)
 	}
 	d := &Dispatcher{
-		seed:      maphash.MakeSeed(),
 		endpoints: make(map[endpointKey]*endpoint),
 		done:      make(chan struct{}),
 	}
@@ -251,10 +248,18 @@ func (d *Dispatcher) retireLocked(e *endpoint) {
 }
 
 // Wants reports whether a webhook of the app asks for events of type t on channel: whether it is worth
-// preparing one. It does not allocate.
+// preparing one. With a ReconnectGrace it is true for both of a pair, occupied and vacated, added and removed,
+// when a webhook asks for one: the other decides whether that one is sent. It does not allocate.
 func (d *Dispatcher) Wants(appID string, t EventType, channel string) bool {
 	routes, ok := d.routes(appID)
-	return ok && routes.wants(t.set(), channel)
+	if !ok {
+		return false
+	}
+	types := t.set()
+	if d.timing != nil {
+		types = d.timing.interest(types)
+	}
+	return routes.wants(types, channel)
 }
 
 // SetApp adds an app, or replaces the one with the same id: its webhooks, key and secret hold for every event
@@ -337,7 +342,8 @@ func (d *Dispatcher) RemoveApp(appID string) {
 
 // Redeliver queues deliveries that a hook or Close handed back, also those that an earlier process has stored.
 // They go out as they are, with the same body, signature and Webhook-Id, in the order given, behind what is
-// queued already; so a server calls it before it emits the first event. Their app need not exist any more.
+// queued already; so a server calls it before it emits the first event. Batches that were made with another
+// MaxInFlight may overtake each other. Their app need not exist any more.
 //
 // A *UndeliveredError holds those that could not be queued; its cause is ErrQueueFull, ErrClosed or says
 // what is wrong with a delivery. The deliveries must not be changed afterwards.
