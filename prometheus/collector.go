@@ -70,17 +70,21 @@ func statsMetrics(perApp bool) []statsMetric {
 	all := []statsMetric{
 		counter("webhook_events_emitted_total", "Calls of Emit that were accepted.",
 			func(s *webhook.Stats) float64 { return float64(s.Emitted) }),
+		gauge("webhook_held_events", "Accepted events that a timing rule holds back, not queued yet.",
+			func(s *webhook.Stats) float64 { return float64(s.Held) }),
+		counter("webhook_events_suppressed_total", "Accepted events that a timing rule has left out.",
+			func(s *webhook.Stats) float64 { return float64(s.Suppressed) }),
 		counter("webhook_events_queued_total", "Events taken for an endpoint; one for two endpoints counts twice.",
 			func(s *webhook.Stats) float64 { return float64(s.Queued) }),
 		gauge("webhook_pending_events", "Events that wait or are in flight.",
 			func(s *webhook.Stats) float64 { return float64(s.Pending) }),
-		gauge("webhook_pending_bytes", "Memory that pending events hold.",
+		gauge("webhook_pending_bytes", "Memory that pending events and the timing rules hold.",
 			func(s *webhook.Stats) float64 { return float64(s.PendingBytes) }),
 		gauge("webhook_active_endpoints", "Endpoints with pending events.",
 			func(s *webhook.Stats) float64 { return float64(s.ActiveEndpoints) }),
 	}
 	if perApp {
-		return all // the hooks count the other two
+		return all // the hooks count the two below
 	}
 	return append(all,
 		counter(deliveredOpts.Name, deliveredOpts.Help,

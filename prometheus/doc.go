@@ -19,6 +19,7 @@
 //	webhook_events_emitted_total             calls of Emit that were accepted
 //	webhook_events_rejected_total{reason}    calls of Emit that returned an error: queue_full, invalid_event,
 //	                                         unknown_app, closed, other
+//	webhook_events_suppressed_total          accepted events that a timing rule has left out
 //	webhook_events_queued_total              events taken for an endpoint; one for two endpoints counts twice
 //	webhook_events_delivered_total           events accepted by their endpoint
 //	webhook_events_undelivered_total         events given up or handed back
@@ -26,8 +27,9 @@
 //
 // Gauges:
 //
+//	webhook_held_events                      accepted events that a timing rule holds back, not queued yet
 //	webhook_pending_events                   events that wait or are in flight
-//	webhook_pending_bytes                    memory they hold
+//	webhook_pending_bytes                    memory that these and the timing rules hold
 //	webhook_active_endpoints                 endpoints with pending events
 //
 // Histograms:
@@ -38,6 +40,7 @@
 //
 // In every scrape webhook_events_queued_total is exactly webhook_events_delivered_total +
 // webhook_events_undelivered_total + webhook_pending_events, unless Config.PerApp is set.
+// Events that are held are in none of these, as they are not queued yet, and suppressed ones never are.
 //
 // # Labels
 //

@@ -36,7 +36,7 @@ func Example() {
 	registry := prometheus.NewRegistry() // to be served by promhttp.HandlerFor
 	registry.MustRegister(metrics.Collector(dispatcher))
 
-	for _, event := range []webhook.Event{webhook.ChannelOccupied("a"), webhook.ChannelOccupied("b"), {}} {
+	for _, event := range []webhook.Event{webhook.ChannelOccupied("a"), webhook.ChannelOccupied("b"), webhook.ChannelOccupied("")} {
 		if err := dispatcher.Emit("1", event); err != nil {
 			fmt.Println(err)
 		}

@@ -13,7 +13,7 @@ import (
 // Config configures a Metrics. The zero value of every field means its default.
 type Config struct {
 	// PerApp adds the label app, the app's id, to all metrics but those that only exist for all apps
-	// together: emitted, queued and the gauges. Every app costs some fifty series from its first delivery
+	// together: emitted, suppressed, queued and the gauges. Every app costs some fifty series from its first delivery
 	// on, until Metrics.Forget. The label is empty where an event is rejected as unknown_app or closed: nobody
 	// has looked whether that app exists, and anybody may make up ids.
 	PerApp bool

@@ -182,6 +182,38 @@ webhook_pending_events 0
 `, "webhook_active_endpoints", "webhook_pending_bytes", "webhook_pending_events")
 }
 
+// A timing rule holds an event and then leaves it out, or lets it go.
+func TestTimingRules(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fixture{metrics: webhookprom.New(webhookprom.Config{})}
+		app := testApp("app", "http://127.0.0.1:1") // never called
+		app.Webhooks[0].EventTypes = append(app.Webhooks[0].EventTypes, webhook.TypeChannelVacated)
+		f.start(t, webhook.Config{
+			Apps:   []webhook.App{app},
+			Sender: webhook.SenderFunc(func(context.Context, *webhook.Delivery) error { return nil }),
+			Hooks:  f.metrics.Hooks(),
+		}.WithPusherTiming())
+		requireCounts := func(emitted, suppressed, queued, held int) {
+			t.Helper()
+			f.requireText(t, fmt.Sprintf(`
+webhook_events_emitted_total %d
+webhook_events_queued_total %d
+webhook_events_suppressed_total %d
+webhook_held_events %d
+`, emitted, queued, suppressed, held), "webhook_events_emitted_total", "webhook_events_queued_total",
+				"webhook_events_suppressed_total", "webhook_held_events")
+		}
+		require.NoError(t, f.dispatcher.Emit("app", webhook.ChannelVacated("returns")))
+		require.NoError(t, f.dispatcher.Emit("app", webhook.ChannelVacated("stays away")))
+		requireCounts(2, 0, 0, 2)
+		require.NoError(t, f.dispatcher.Emit("app", webhook.ChannelOccupied("returns")))
+		requireCounts(3, 2, 0, 1)
+		<-time.After(time.Minute) // of the bubble
+		requireCounts(3, 2, 1, 0)
+		f.requireText(t, "webhook_events_delivered_total 1", "webhook_events_delivered_total")
+	})
+}
+
 func TestRejected(t *testing.T) {
 	f := &fixture{metrics: webhookprom.New(webhookprom.Config{})}
 	app := testApp("app", "http://127.0.0.1:1") // never called
@@ -274,7 +306,7 @@ func TestNames(t *testing.T) {
 			require.Empty(t, problems)
 			families, err := f.registry.Gather()
 			require.NoError(t, err)
-			require.Len(t, families, 12, "doc.go lists every metric")
+			require.Len(t, families, 14, "doc.go lists every metric")
 		})
 	}
 }

@@ -41,12 +41,11 @@ func run(ctx context.Context, w io.Writer) (err error) {
 	provider := trace.NewTracerProvider(trace.WithSyncer(printer{w}))
 	defer func() { err = errors.Join(err, provider.Shutdown(ctx)) }()
 
-	transport := newTransport()
-	defer transport.CloseIdleConnections()
-	sender, err := newSender(webhook.HTTPConfig{RetryWaitMin: 10 * time.Millisecond}, transport, provider)
+	sender, closeIdle, err := newSender(webhook.HTTPConfig{RetryWaitMin: 10 * time.Millisecond}, provider)
 	if err != nil {
 		return err
 	}
+	defer closeIdle()
 	dispatcher, err := webhook.New(webhook.Config{Apps: []webhook.App{app}, Sender: sender})
 	if err != nil {
 		return err

@@ -17,8 +17,11 @@ import (
 // newSender returns a Sender by HTTP that makes a span of every delivery, with a child of kind client for each
 // of its attempts. The endpoint gets the latter's traceparent header.
 //
-// base makes the requests; it takes the place of the default Transport, see newTransport.
-func newSender(cfg webhook.HTTPConfig, base http.RoundTripper, provider trace.TracerProvider) (webhook.Sender, error) {
+// The Dispatcher does not close the connections of a Sender that it did not make: closeIdle is to be called
+// after its Close.
+func newSender(cfg webhook.HTTPConfig, provider trace.TracerProvider) (s webhook.Sender, closeIdle func(), err error) {
+	base := webhook.NewTransport(cfg) // the library's own, with its bounds and cfg's DialControl
+	cfg.DialControl = nil             // so that is no longer the Sender's business
 	cfg.Transport = otelhttp.NewTransport(withoutQuery{base},
 		otelhttp.WithTracerProvider(provider),
 		// Not the global propagator: it may add baggage, which is not for a tenant's eyes.
@@ -28,9 +31,10 @@ func newSender(cfg webhook.HTTPConfig, base http.RoundTripper, provider trace.Tr
 	)
 	sender, err := webhook.NewHTTPSender(cfg)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return traced(sender, provider.Tracer("github.com/pusherhooks/webhook/examples/otel")), nil
+	tracer := provider.Tracer("github.com/pusherhooks/webhook/examples/otel")
+	return traced(sender, tracer), base.CloseIdleConnections, nil
 }
 
 // traced makes a span of every Send. Without it each attempt would be a trace of its own, as an event's own
@@ -49,17 +53,6 @@ func traced(next webhook.Sender, tracer trace.Tracer) webhook.Sender {
 		}
 		return err
 	})
-}
-
-// newTransport returns a transport with the settings that the library's own has and net/http's has not.
-func newTransport() *http.Transport {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.Proxy = nil
-	t.DisableCompression = true         // or an endpoint's answer would be inflated
-	t.MaxResponseHeaderBytes = 64 << 10 // instead of 10 MB
-	t.MaxIdleConns = 1024               // instead of 100: there are many endpoints
-	t.MaxIdleConnsPerHost = 256         // instead of 2: and many of them may be on one host
-	return t
 }
 
 // withoutQuery is the RoundTripper below otelhttp. It takes the query, which often holds a token, off the URL in

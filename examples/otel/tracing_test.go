@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -34,11 +36,10 @@ func newFixture(t *testing.T, cfg webhook.HTTPConfig) *fixture {
 		URL:        strings.Replace(f.receiver.URL, "http://", "http://user:password@", 1) + "/hooks?token=hidden",
 		EventTypes: []webhook.EventType{webhook.TypeChannelOccupied},
 	}}
-	transport := newTransport()
-	t.Cleanup(transport.CloseIdleConnections)
 	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(f.spans))
-	sender, err := newSender(cfg, transport, provider)
+	sender, closeIdle, err := newSender(cfg, provider)
 	require.NoError(t, err)
+	t.Cleanup(closeIdle)
 	f.dispatcher, err = webhook.New(webhook.Config{Apps: []webhook.App{app}, Sender: sender})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = f.dispatcher.Close(t.Context()) }) // the tests that care call it themselves
@@ -107,6 +108,18 @@ func TestSpanWithoutAnswer(t *testing.T) {
 	attempts, delivery := f.ended(t, 1)
 	require.Equal(t, codes.Error, attempts[0].Status().Code)
 	require.Equal(t, codes.Error, delivery.Status().Code)
+}
+
+// A guard keeps its effect below otelhttp: what it refuses is not tried again.
+func TestRefusedAddressIsFinal(t *testing.T) {
+	f := newFixture(t, webhook.HTTPConfig{
+		RetryWaitMin: time.Millisecond,
+		DialControl:  func(string, string, syscall.RawConn) error { return errors.New("not this one") },
+	})
+	f.emit(t)
+	require.Empty(t, f.receiver.Requests())
+	_, delivery := f.ended(t, 1)
+	require.Contains(t, delivery.Status().Description, "not this one")
 }
 
 func TestSpanHasNoSecrets(t *testing.T) {

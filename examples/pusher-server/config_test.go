@@ -7,10 +7,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/pusherhooks/webhook"
+	webhookprom "github.com/pusherhooks/webhook/prometheus"
 )
 
 func TestLoadApps(t *testing.T) {
@@ -37,11 +39,17 @@ func TestLoadApps(t *testing.T) {
 	}
 }
 
+func testConfig(t *testing.T, apps []app, o options) webhook.Config {
+	t.Helper()
+	cfg, _, err := webhookConfig(apps, o, webhookprom.New(webhookprom.Config{}), slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	return cfg
+}
+
 func TestExampleFile(t *testing.T) {
 	apps, err := loadApps("apps.json")
 	require.NoError(t, err)
-	cfg, err := webhookConfig(apps, options{}, slog.New(slog.DiscardHandler))
-	require.NoError(t, err)
+	cfg := testConfig(t, apps, options{})
 	_, err = webhook.New(cfg)
 	require.NoError(t, err)
 	require.Len(t, cfg.Apps[0].Webhooks, 2)
@@ -49,17 +57,21 @@ func TestExampleFile(t *testing.T) {
 }
 
 func TestBatchingFollowsTheEnvironment(t *testing.T) {
-	events := func(o options) int {
-		cfg, err := webhookConfig(nil, o, slog.New(slog.DiscardHandler))
-		require.NoError(t, err)
-		return cfg.MaxBatchEvents
-	}
+	events := func(o options) int { return testConfig(t, nil, o).MaxBatchEvents }
 	require.Equal(t, 1, events(options{}), "off, as in soketi")
 	require.Zero(t, events(options{demo: true}), "on, unless something else was asked for")
 	t.Setenv("WEBHOOKS_BATCHING", "false")
 	require.Equal(t, 1, events(options{demo: true}))
 	t.Setenv("WEBHOOKS_BATCHING", "true")
 	require.Zero(t, events(options{}))
+}
+
+func TestTimingIsPushersUnlessSwitchedOff(t *testing.T) {
+	for flag, grace := range map[string]time.Duration{"": 3 * time.Second, "-pusher-timing=false": 0} {
+		o, err := parse(strings.Fields(flag), io.Discard)
+		require.NoError(t, err)
+		require.Equal(t, grace, testConfig(t, nil, o).ReconnectGrace, flag)
+	}
 }
 
 func TestOptions(t *testing.T) {

@@ -17,13 +17,17 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
 	"github.com/pusherhooks/webhook"
+	webhookprom "github.com/pusherhooks/webhook/prometheus"
 )
 
 type options struct {
 	config, listen, state, pusherJS string
 	shutdown                        time.Duration
-	demo                            bool
+	demo, pusherTiming              bool
 }
 
 func parse(args []string, stderr io.Writer) (options, error) {
@@ -34,6 +38,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:6001", "`address` to listen on")
 	flags.DurationVar(&o.shutdown, "shutdown", 10*time.Second, "how long a shutdown may take")
 	flags.StringVar(&o.state, "state", "undelivered.json", "`file` that keeps webhooks which a shutdown left undelivered")
+	flags.BoolVar(&o.pusherTiming, "pusher-timing", true, "wait for members and channels that come back, and spare webhooks, as Pusher does")
 	flags.BoolVar(&o.demo, "demo", false, "add a demo app, its backend and a page (the default without -config)")
 	flags.StringVar(&o.pusherJS, "pusher-js", "e2e/node_modules/pusher-js/dist/web/pusher.min.js", "`file` with pusher-js, for the demo's page")
 	if err := flags.Parse(args); err != nil {
@@ -63,11 +68,19 @@ func main() {
 }
 
 // webhookConfig is all there is to configure in the library: soketi's environment decides about batching, its
-// file about everything else.
-func webhookConfig(apps []app, o options, log *slog.Logger) (webhook.Config, error) {
+// file about the endpoints. The Sender is there to have its attempts measured; it keeps its connections after
+// the Dispatcher's Close.
+func webhookConfig(apps []app, o options, metrics *webhookprom.Metrics, log *slog.Logger) (webhook.Config, *webhook.HTTPSender, error) {
 	cfg, err := webhook.ConfigFromEnv()
 	if err != nil {
-		return cfg, err
+		return cfg, nil, err
+	}
+	sender, err := webhook.NewHTTPSender(webhook.HTTPConfig{OnAttempt: metrics.OnAttempt, Logger: log})
+	if err != nil {
+		return cfg, nil, err
+	}
+	if o.pusherTiming {
+		cfg = cfg.WithPusherTiming()
 	}
 	if o.demo && os.Getenv("WEBHOOKS_BATCHING")+os.Getenv("SOKETI_WEBHOOKS_BATCHING") == "" {
 		cfg.MaxBatchEvents = 0 // a page about batches should show some
@@ -75,9 +88,17 @@ func webhookConfig(apps []app, o options, log *slog.Logger) (webhook.Config, err
 	for _, a := range apps {
 		cfg.Apps = append(cfg.Apps, a.App)
 	}
+	cfg.Sender = sender
 	cfg.Logger = log
-	cfg.Hooks.Rejected = logRejected(log)
-	return cfg, nil
+	cfg.Hooks = metrics.Hooks(webhook.Hooks{Rejected: logRejected(log)})
+	return cfg, sender, nil
+}
+
+// metricsHandler serves the metrics of one dispatcher in Prometheus' format.
+func metricsHandler(metrics *webhookprom.Metrics, d *webhook.Dispatcher) http.Handler {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(metrics.Collector(d))
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 }
 
 // logRejected counts the events that the library had no room for, and logs about them once a second at the
@@ -110,10 +131,12 @@ func run(ctx context.Context, o options, log *slog.Logger) (err error) {
 		apps = append(apps, demonstration.app)
 		demonstration.routes(mux)
 	}
-	cfg, err := webhookConfig(apps, o, log)
+	metrics := webhookprom.New(webhookprom.Config{})
+	cfg, sender, err := webhookConfig(apps, o, metrics, log)
 	if err != nil {
 		return err
 	}
+	defer sender.CloseIdleConnections() // when the dispatcher, which has not made it, is closed
 	dispatcher, err := webhook.New(cfg)
 	if err != nil {
 		return err
@@ -123,6 +146,7 @@ func run(ctx context.Context, o options, log *slog.Logger) (err error) {
 		demonstration.hub = s.byID[demoID]
 	}
 	s.routes(mux)
+	mux.Handle("GET /metrics", metricsHandler(metrics, dispatcher))
 	return s.listenAndServe(ctx, o, mux, dispatcher)
 }
 

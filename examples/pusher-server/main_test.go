@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -113,6 +114,27 @@ func TestDemo(t *testing.T) {
 		}
 	}
 	require.NoError(t, stop(), "everything has arrived")
+}
+
+// What is delivered can be seen at /metrics.
+func TestMetrics(t *testing.T) {
+	t.Setenv("WEBHOOKS_BATCHING", "false")
+	receiver := newReceiver(t)
+	a := testApp(receiver)
+	o := testOptions(t)
+	o.demo, o.config = false, filepath.Join(t.TempDir(), "apps.json")
+	require.NoError(t, os.WriteFile(o.config, []byte(fmt.Sprintf(`{"appManager.array.apps": [{
+		"id": "app", "key": "key", "secret": "secret",
+		"webhooks": [{"url": %q, "event_types": ["channel_occupied", "subscription_count"]}]
+	}]}`, receiver.URL)), 0o600))
+	address, stop := start(t, o)
+	(&testServer{url: address}).connect(t).join(a, "news", "")
+	_, err := receiver.Wait(2, patience) // the second is sent when the first, of the same channel, has been counted
+	require.NoError(t, err)
+	metrics := get(t, address+"/metrics")
+	require.Regexp(t, `(?m)^webhook_events_delivered_total [12]$`, metrics)
+	require.Regexp(t, `(?m)^webhook_requests_total\{status="2xx"\} [12]$`, metrics)
+	require.NoError(t, stop())
 }
 
 // What a shutdown could not deliver goes out after the next start, byte for byte.

@@ -23,7 +23,7 @@ function nothingRefused(backends) {
 for (const batching of [true, false]) {
   test(`every type of event, batching ${batching ? 'on' : 'off'}`, async (t) => {
     const env = batching ? { WEBHOOKS_BATCHING: 'true', WEBHOOKS_BATCHING_DURATION: '200' } : {};
-    const { backends, server } = await bothBackends(t, { env });
+    const { backends, server } = await bothBackends(t, { env, args: ['-pusher-timing=false'] });
     const [ada, ada2, bob] = await Promise.all(['ada', 'ada', 'bob'].map((user) => connect(t, server, user)));
 
     await presence(ada, ada2, bob);
@@ -149,6 +149,39 @@ test('filters: prefix and suffix, event types', async (t) => {
   ]);
   assert.equal(filtered.requests[0].headers['x-custom'], 'yes');
   nothingRefused([filtered, everything]);
+});
+
+test('who reconnects within the grace has not left, who stays away has', async (t) => {
+  const { backends, server } = await bothBackends(t);
+  const [ada, bob, cem] = await Promise.all(['ada', 'bob', 'cem'].map((user) => connect(t, server, user)));
+  const room = await subscribe(bob, 'presence-room');
+  await subscribe(ada, 'presence-room');
+  await subscribe(cem, 'presence-room');
+
+  // The other clients are told at once, whoever comes back.
+  const [adaLeft, adaBack] = ['removed', 'added'].map((what) => event(room, `pusher:member_${what}`));
+  ada.disconnect();
+  assert.equal((await adaLeft).id, 'ada');
+  ada.connect(); // pusher-js subscribes again by itself
+  assert.equal((await adaBack).id, 'ada');
+
+  const cemLeft = event(room, 'pusher:member_removed');
+  const leaving = performance.now();
+  cem.disconnect();
+  assert.equal((await cemLeft).id, 'cem');
+  await Promise.all(backends.map(async (inbox) => {
+    await inbox.until(() => inbox.of('presence-room').includes('member_removed cem'), 'cem leaves');
+    const waited = performance.now() - leaving;
+    assert.ok(waited >= 3000, `a grace of ${waited} ms`);
+    // Ada left first: a webhook about her would have come before.
+    assert.deepEqual(inbox.of('presence-room').toSorted(), [
+      'channel_occupied', 'member_added ada', 'member_added bob', 'member_added cem', 'member_removed cem',
+    ]);
+  }));
+  const metrics = await (await fetch(new URL('metrics', server.url))).text();
+  assert.match(metrics, /^webhook_events_suppressed_total 2$/m);
+  assert.match(metrics, /^webhook_held_events 0$/m);
+  nothingRefused(backends);
 });
 
 test('SIGTERM with events pending: all arrive, and the sockets are told to come back', async (t) => {
