@@ -120,9 +120,9 @@ type HTTPSender struct {
 	client  *http.Client
 	timeout error // of an attempt
 
-	// Places on the wire. An attempt takes one of all; before that one of unproven, unless its endpoint's last
-	// attempt succeeded; and before that one of failing if it failed.
-	failing, unproven, all chan struct{}
+	// places on the wire, each with room for fewer than the next: for endpoints whose last attempt failed, for
+	// those and the untried, for all. An attempt takes one of each that it falls under, in this order.
+	places []chan struct{}
 }
 
 // NewHTTPSender returns a Sender for cfg. Its error reports every fault of cfg at once.
@@ -137,10 +137,9 @@ func NewHTTPSender(cfg HTTPConfig) (*HTTPSender, error) {
 	s := &HTTPSender{
 		cfg:     cfg,
 		timeout: fmt.Errorf("no complete answer within %v: %w", cfg.Timeout, context.DeadlineExceeded),
-
-		failing:  make(chan struct{}, max(1, cfg.MaxConcurrent/2)),
-		unproven: make(chan struct{}, max(1, cfg.MaxConcurrent*3/4)),
-		all:      make(chan struct{}, cfg.MaxConcurrent),
+	}
+	for _, n := range []int{cfg.MaxConcurrent / 2, cfg.MaxConcurrent * 3 / 4, cfg.MaxConcurrent} {
+		s.places = append(s.places, make(chan struct{}, max(1, n)))
 	}
 	s.client = &http.Client{Transport: wire{s}}
 	return s, nil
@@ -491,13 +490,17 @@ type wire struct{ s *HTTPSender }
 
 func (w wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	x := req.Context().(*exchange)
-	for _, places := range x.places() {
-		select {
-		case places <- struct{}{}:
-			defer func() { <-places }()
-		case <-x.Context.Done():
-			return nil, context.Cause(x.Context)
+	places, taken := x.places(), 0
+	defer func() {
+		for _, place := range places[:taken] {
+			<-place
 		}
+	}()
+	for _, place := range places {
+		if err := acquire(x.Context, place); err != nil {
+			return nil, err
+		}
+		taken++
 	}
 	x.attempts++
 	x.waiting = false
@@ -517,16 +520,31 @@ func (w wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// acquire waits for a place, for as long as Send may take.
+func acquire(ctx context.Context, place chan<- struct{}) error {
+	select {
+	case place <- struct{}{}:
+		return nil
+	default: // only now is it worth to wait for two things at once
+	}
+	select {
+	case place <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 // places returns where the next attempt has to find a place, in this order.
 func (x *exchange) places() []chan struct{} {
-	s, h := x.s, x.delivery.health
+	h := x.delivery.health
 	switch {
 	case x.attempts > 0 || h != nil && h.last.Load() == failed:
-		return []chan struct{}{s.failing, s.unproven, s.all}
+		return x.s.places // failing, unproven, all
 	case h != nil && h.last.Load() == untried:
-		return []chan struct{}{s.unproven, s.all}
+		return x.s.places[1:]
 	}
-	return []chan struct{}{s.all}
+	return x.s.places[2:]
 }
 
 // health is how the last attempt at an endpoint went.
