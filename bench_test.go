@@ -120,26 +120,46 @@ func BenchmarkSetApp(b *testing.B) {
 	closeNow(b, d)
 }
 
-// BenchmarkDeliver sends over loopback; one operation is one event.
+// BenchmarkDeliver sends over loopback; one operation is one event. It is what the defaults were chosen by.
 func BenchmarkDeliver(b *testing.B) {
-	for name, cfg := range map[string]webhook.Config{"batches of 1000": {}, "batching off": {MaxBatchEvents: 1}} {
-		b.Run(name, func(b *testing.B) {
-			app := testApp("app")
-			backend := newBackend(b)
-			app.Webhooks = testApp("", backend).Webhooks
-			cfg.Apps = []webhook.App{app}
-			d, err := webhook.New(cfg)
-			require.NoError(b, err)
-			e := benchEvents["wanted"]
-			b.ReportAllocs()
-			for b.Loop() {
-				for d.Emit("app", e) != nil {
-					time.Sleep(time.Millisecond) // full: the endpoint is the slower one
-				}
-			}
-			closeNow(b, d)
+	for _, size := range []int{10, 100, 1000, 10_000} {
+		b.Run(fmt.Sprint("batches of ", size), func(b *testing.B) {
+			benchDeliver(b, webhook.Config{MaxBatchEvents: size, MaxBatchBytes: 4 << 20})
 		})
 	}
+	for _, lanes := range []int{1, 4, 16, 64} {
+		b.Run(fmt.Sprint("batching off, in flight ", lanes), func(b *testing.B) {
+			benchDeliver(b, webhook.Config{MaxBatchEvents: 1, MaxInFlight: lanes})
+		})
+	}
+	b.Run("batches of 1000, in flight 4", func(b *testing.B) {
+		benchDeliver(b, webhook.Config{MaxInFlight: 4})
+	})
+}
+
+func benchDeliver(b *testing.B, cfg webhook.Config) {
+	cfg.Apps = []webhook.App{testApp("app", newBackend(b))}
+	d, err := webhook.New(cfg)
+	require.NoError(b, err)
+	var events [64]webhook.Event
+	for i := range events {
+		events[i] = webhook.MemberAdded(fmt.Sprint("presence-room-", i), "user-4711")
+	}
+	look := max(64, cfg.MaxBatchEvents)
+	b.ReportAllocs()
+	b.ResetTimer()
+	for i := range b.N {
+		for i%look == 0 && d.Stats().Pending > uint64(16*look) {
+			time.Sleep(100 * time.Microsecond) // the endpoint is the slower one
+		}
+		if err := d.Emit("app", events[i%len(events)]); err != nil {
+			b.Fatal(err)
+		}
+	}
+	require.NoError(b, d.Flush(b.Context()))
+	b.StopTimer()
+	b.ReportMetric(float64(d.Stats().Queued)/float64(d.Stats().Requests), "events/request")
+	closeNow(b, d)
 }
 
 // Emit allocates nothing: not for an event that is wanted, nor for one that is not.

@@ -24,9 +24,14 @@ func (f Filter) Match(channel string) bool {
 type appRoutes struct {
 	types  typeSet // all that any route wants: most events end at this test
 	routes []route // one for each endpoint, in the order of the app's webhooks
-	id     string
 	count  *counters
-	held   *atomic.Int64 // memory of the app's timing states, kept over SetApp; nil without timing rules
+	timing *appTiming // nil without timing rules
+}
+
+// An appTiming is what the timing rules know of an app. It is kept over SetApp.
+type appTiming struct {
+	id     string
+	memory atomic.Int64 // of the app's states
 }
 
 // A route leads to one endpoint. Webhooks of one app with equal URL and headers are one endpoint, and their

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -18,9 +19,10 @@ import (
 	"github.com/pusherhooks/webhook/webhooktest"
 )
 
-// TestMain fails the package if its tests leave a goroutine behind.
+// TestMain fails the package if its tests leave a goroutine or, where /proc tells, a socket behind.
 func TestMain(m *testing.M) {
 	before := runtime.NumGoroutine()
+	socketsBefore := sockets()
 	code := m.Run()
 	fuzzing := flag.Lookup("test.fuzz").Value.String() != "" // which leaves a goroutine of its own
 	if code == 0 && !fuzzing && !settles(func() bool { return runtime.NumGoroutine() <= before }) {
@@ -28,7 +30,22 @@ func TestMain(m *testing.M) {
 		fmt.Fprintf(os.Stderr, "goroutines left behind:\n%s\n", stacks[:runtime.Stack(stacks, true)])
 		code = 1
 	}
+	if code == 0 && !settles(func() bool { return sockets() <= socketsBefore }) {
+		fmt.Fprintf(os.Stderr, "%d sockets left open\n", sockets()-socketsBefore)
+		code = 1
+	}
 	os.Exit(code)
+}
+
+// sockets counts the process's open sockets, or returns 0 where /proc does not tell.
+func sockets() (n int) {
+	files, _ := os.ReadDir("/proc/self/fd")
+	for _, f := range files {
+		if to, err := os.Readlink("/proc/self/fd/" + f.Name()); err == nil && strings.HasPrefix(to, "socket:") {
+			n++
+		}
+	}
+	return n
 }
 
 // settles waits up to ten seconds for a condition that nothing announces.

@@ -131,13 +131,13 @@ func (t *timing) emit(routes *appRoutes, e *Event) error {
 	if err != nil {
 		return err
 	}
-	s := t.shard(routes.id, e.Channel)
+	s := t.shard(routes.timing.id, e.Channel)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return ErrClosed
 	}
-	key := stateKey{app: routes.id, channel: e.Channel, user: user, rule: ruleOf(e.Type)}
+	key := stateKey{app: routes.timing.id, channel: e.Channel, user: user, rule: ruleOf(e.Type)}
 	if t.swallow(s, key, routes, e) {
 		return nil
 	}
@@ -208,7 +208,7 @@ func (t *timing) remember(s *timingShard, key stateKey, routes *appRoutes, e *Ev
 		return false
 	}
 	key.channel, key.user = strings.Clone(key.channel), strings.Clone(key.user) // they may be parts of large messages
-	st := &state{key: key, memory: memory, share: routes.held}
+	st := &state{key: key, memory: memory, share: &routes.timing.memory}
 	if hold {
 		st.hold(routes, e)
 	}
@@ -260,8 +260,8 @@ func (st *state) drop() {
 // charge takes memory for a state: out of what one endpoint may hold, for all states of an app, and out of
 // the whole.
 func (t *timing) charge(routes *appRoutes, memory int64) bool {
-	if routes.held.Add(memory) > t.d.cfg.MaxEndpointQueuedBytes || t.d.charge(memory, memory) == 0 {
-		routes.held.Add(-memory)
+	if routes.timing.memory.Add(memory) > t.d.cfg.MaxEndpointQueuedBytes || t.d.charge(memory, memory) == 0 {
+		routes.timing.memory.Add(-memory)
 		return false
 	}
 	return true

@@ -275,14 +275,14 @@ func (d *Dispatcher) SetApp(app App) error {
 		return ErrClosed
 	}
 	old, replaced := d.routes(app.ID)
-	routes := &appRoutes{id: app.ID}
+	routes := &appRoutes{}
 	if replaced {
-		routes.count, routes.held = old.count, old.held
+		routes.count, routes.timing = old.count, old.timing
 	} else {
 		routes.count = &d.counters[d.appsSet%len(d.counters)]
 		d.appsSet++
 		if d.timing != nil {
-			routes.held = new(atomic.Int64)
+			routes.timing = &appTiming{id: app.ID}
 		}
 	}
 	for _, w := range app.Webhooks {
