@@ -78,18 +78,21 @@ type Config struct {
 	// BatchWindow is how long a batch waits for more events, from its first on. Default 50ms, as in soketi.
 	BatchWindow time.Duration
 
-	// MaxBatchEvents closes a batch. Default 1000. 1 turns batching off: every event is a request of its own,
-	// sent at once.
+	// MaxBatchEvents closes a batch. 1 turns batching off: every event is a request of its own, sent at once.
+	// Default 1000: batches of 100 take several times as long for an event, larger ones save nothing more
+	// (BenchmarkDeliver).
 	MaxBatchEvents int
 
-	// MaxBatchBytes closes a batch: no body is larger. Default 512 KiB.
+	// MaxBatchBytes closes a batch: no body is larger. Default 512 KiB, room for 1000 events of half a kilobyte
+	// and within what web servers take.
 	MaxBatchBytes int
 
 	// MaxEventBytes is the largest event, encoded. A larger one is ErrInvalidEvent. Default 64 KiB.
 	MaxEventBytes int
 
 	// MaxInFlight is the number of requests under way to one endpoint. Events of one channel never are in two
-	// of them. Default 1, which makes the fewest requests; 16 when MaxBatchEvents is 1.
+	// of them. Default 1, which makes the fewest requests; with batching off 16, the fastest of 1, 4, 16 and 64
+	// (BenchmarkDeliver).
 	MaxInFlight int
 
 	// MaxQueuedBytes bounds the memory of all events that wait or are in flight; beyond it Emit returns

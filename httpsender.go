@@ -272,8 +272,8 @@ type exchange struct {
 	delivery *Delivery
 	started  time.Time
 
-	writes   atomic.Int32 // connections that were given the request, and have not written it; see trace
-	traced   bool
+	writes   atomic.Int32  // connections that were given the request, and have not written it; see trace
+	traced   atomic.Bool   // there was one
 	attempts int           // on the wire
 	reported int           // of them, to OnAttempt and the log
 	took     time.Duration // by the last attempt
@@ -473,13 +473,13 @@ const minReuse = 4 << 10
 // the endpoint answers early.
 func (x *exchange) trace(ctx context.Context) context.Context {
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn:      func(httptrace.GotConnInfo) { x.writes.Add(1); x.traced = true },
+		GotConn:      func(httptrace.GotConnInfo) { x.writes.Add(1); x.traced.Store(true) },
 		WroteRequest: func(httptrace.WroteRequestInfo) { x.writes.Add(-1) },
 	})
 }
 
 // written reports whether the request was watched and nobody writes it any more.
-func (x *exchange) written() bool { return x.traced && x.writes.Load() == 0 }
+func (x *exchange) written() bool { return x.traced.Load() && x.writes.Load() == 0 }
 
 // wire is the RoundTripper below retryablehttp. One call is one attempt, from waiting for a place on the wire
 // to the end of the answer, which it reads itself.

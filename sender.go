@@ -25,7 +25,7 @@ type Delivery struct {
 	Header    http.Header `json:"header"` // complete: the app's own, Content-Type, X-Pusher-*, Webhook-Id
 	Body      []byte      `json:"body"`
 	Events    int         `json:"events"`     // in Body
-	CreatedAt time.Time   `json:"created_at"` // when its first event was emitted: time_ms in Body
+	CreatedAt time.Time   `json:"created_at"` // when its first event was queued: time_ms in Body
 
 	health *health // of the endpoint that made it; nil for a delivery that was stored
 }
