@@ -83,8 +83,8 @@ type Config struct {
 	// (BenchmarkDeliver).
 	MaxBatchEvents int
 
-	// MaxBatchBytes closes a batch: no body is larger. Default 512 KiB, room for 1000 events of half a kilobyte
-	// and within what web servers take.
+	// MaxBatchBytes closes a batch: no body is larger. Default 512 KiB, room for 1000 events of half a kilobyte.
+	// Some receivers take less unless told otherwise, as express.json does with 100 kB.
 	MaxBatchBytes int
 
 	// MaxEventBytes is the largest event, encoded. A larger one is ErrInvalidEvent. Default 64 KiB.
