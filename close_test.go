@@ -321,3 +321,44 @@ func TestRedeliveredLanesKeepTheirOrder(t *testing.T) {
 		require.Len(t, next, 10)
 	})
 }
+
+// A hook has been told of everything that Flush waited for, also of what had just arrived when Flush was called.
+func TestFlushWaitsForTheHook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		cfg, _ := oneEndpoint(webhook.Config{Hooks: webhook.Hooks{Delivered: func(*webhook.Delivery, time.Duration) { <-release }}}, nil)
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("a"))
+		atTime(window)
+		flushed := false
+		go func() {
+			if err := d.Flush(t.Context()); err != nil {
+				t.Error(err)
+			}
+			flushed = true
+		}()
+		synctest.Wait()
+		require.False(t, flushed)
+		close(release)
+		synctest.Wait()
+		require.True(t, flushed)
+	})
+}
+
+// Close does not wait for a hook for ever, and what the hook is being told of has arrived.
+func TestCloseHandsBackNothingThatArrived(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		cfg, _ := oneEndpoint(webhook.Config{Hooks: webhook.Hooks{Delivered: func(*webhook.Delivery, time.Duration) { <-release }}}, nil)
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("a"))
+		atTime(window)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.NoError(t, d.Close(ctx))
+		close(release)
+		synctest.Wait()
+		require.EqualValues(t, 1, d.Stats().Delivered)
+		require.Zero(t, d.Stats().Undelivered)
+	})
+}

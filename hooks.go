@@ -13,7 +13,8 @@ import (
 // back. The endpoint's next delivery and Close wait for a hook to return, so a hook must not block for long; it
 // may call the Dispatcher, but not wait in Flush or Close. A hook that panics is logged and changes nothing.
 type Hooks struct {
-	// Delivered is called after an endpoint accepted d, took after the Sender was called: retries included.
+	// Delivered is called after an endpoint accepted d, took after the Sender was called: retries included. d may
+	// be kept; for that reason batch buffers are filled again only without this hook and HTTPConfig.OnAttempt.
 	Delivered func(d *Delivery, took time.Duration)
 
 	// Undelivered is called after the Sender gave d up, and for everything that Close hands back. d is
