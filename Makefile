@@ -1,7 +1,7 @@
 # `make ci` is what every change has to pass, cheapest first; each step also runs by its name.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 NESTED      := prometheus examples/ssrf examples/otel examples/pusher-server examples/pusher-server/e2e/goreceiver bench
-FUZZ        := FuzzEventRoundTrip FuzzRawData FuzzVerify FuzzFilter FuzzConfigJSON FuzzHeaders
+FUZZ        := FuzzEventRoundTrip FuzzPlainEvents FuzzRawData FuzzVerify FuzzFilter FuzzConfigJSON FuzzHeaders
 FUZZTIME    := 5s
 
 .PHONY: ci fmt vet staticcheck tidy test race fuzz quickstart benchmarks bench-quick bench e2e

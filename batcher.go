@@ -105,9 +105,9 @@ func newEndpoint(d *Dispatcher, key endpointKey, header http.Header) *endpoint {
 	return &endpoint{d: d, key: key, header: header, lanes: make([]*lane, d.cfg.MaxInFlight)}
 }
 
-// append puts one encoded event at the end of its channel's lane. Whether it is accepted or refused as closed
-// is decided under the lock that Close takes as well, so nothing is accepted that Close does not see.
-func (e *endpoint) append(event []byte, channel string, count *counters) error {
+// append puts an event at the end of its channel's lane. Whether it is accepted or refused as closed is decided
+// under the lock that Close takes as well, so nothing is accepted that Close does not see.
+func (e *endpoint) append(event *Event, p payload, queued *atomic.Uint64) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch {
@@ -116,17 +116,17 @@ func (e *endpoint) append(event []byte, channel string, count *counters) error {
 	case e.closed:
 		return ErrClosed
 	}
-	l := e.lane(channel)
-	if err := l.append(event); err != nil {
+	l := e.lane(event.Channel)
+	if err := l.append(event, p); err != nil {
 		e.drop(l)
 		return err
 	}
-	count.queued.Add(1) // before the lock is released: an event is never delivered before it is queued
+	queued.Add(1) // before the lock is released: an event is never delivered before it is queued
 	return nil
 }
 
 // redeliver queues a batch that is signed already, behind everything that waits on its first channel's lane.
-func (e *endpoint) redeliver(d *Delivery, count *counters) error {
+func (e *endpoint) redeliver(d *Delivery, queued *atomic.Uint64) error {
 	channel := ""
 	if len(e.lanes) > 1 {
 		channel = firstChannel(d.Body)
@@ -149,7 +149,7 @@ func (e *endpoint) redeliver(d *Delivery, count *counters) error {
 	}
 	l.queue = append(l.queue, &batch{events: d.Events, memory: memory, delivery: d})
 	l.start()
-	count.queued.Add(uint64(d.Events))
+	queued.Add(uint64(d.Events))
 	return nil
 }
 
@@ -283,10 +283,10 @@ func (e *endpoint) abandon() []*batch {
 	return left
 }
 
-// append puts event into the open batch and closes the batch when that makes it full.
-func (l *lane) append(event []byte) error {
+// append puts an event into the open batch and closes the batch when that makes it full.
+func (l *lane) append(event *Event, p payload) error {
 	cfg := &l.endpoint.d.cfg
-	if l.open != nil && len(l.open.body)+1+len(event)+len(batchEnd) > cfg.MaxBatchBytes {
+	if l.open != nil && len(l.open.body)+1+p.size+len(batchEnd) > cfg.MaxBatchBytes {
 		l.close()
 	}
 	b := l.open
@@ -294,7 +294,7 @@ func (l *lane) append(event []byte) error {
 		b = &batch{body: l.spare.bytes, memory: l.spare.memory}
 		l.spare = buffer{}
 	}
-	if err := l.reserve(b, len(event)); err != nil {
+	if err := l.reserve(b, p.size); err != nil {
 		if l.open == nil {
 			l.spare = buffer{b.body, b.memory}
 		}
@@ -302,10 +302,8 @@ func (l *lane) append(event []byte) error {
 	}
 	if l.open == nil {
 		l.begin(b)
-	} else {
-		b.body = append(b.body, ',')
 	}
-	b.body = append(b.body, event...)
+	b.append(event, p)
 	if b.events++; b.events == cfg.MaxBatchEvents {
 		l.close()
 	}
@@ -330,14 +328,25 @@ func (b *batch) begin() {
 	b.body = append(b.body, batchEvents...)
 }
 
-// single makes a delivery of one encoded event, outside of any lane.
-func (e *endpoint) single(event []byte) *Delivery {
+// append writes an event. There is room for it, so the body stays where it is, and only its length is set: a
+// pointer that is stored costs a write barrier while the garbage collector runs.
+func (b *batch) append(event *Event, p payload) {
+	body := b.body
+	if b.events > 0 {
+		body = append(body, ',')
+	}
+	body = p.append(body, event)
+	b.body = b.body[:len(body)]
+}
+
+// single makes a delivery of one event, outside of any lane.
+func (e *endpoint) single(event *Event, p payload) *Delivery {
 	e.mu.Lock()
 	app := e.app
 	e.mu.Unlock()
 	b := &batch{events: 1}
 	b.begin()
-	b.body = append(append(b.body, event...), batchEnd...)
+	b.body = append(p.append(b.body, event), batchEnd...)
 	var s endpointSigner
 	return s.delivery(e, app, b)
 }

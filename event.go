@@ -30,26 +30,37 @@ var eventTypes = []EventType{
 	TypeMemberRemoved, TypeCacheMiss, TypeSubscriptionCount,
 }
 
-// A typeSet has one bit for each event type.
+// A typeSet has one bit for each event type. A single event's type is a set of one: to compare bits is cheaper
+// than to compare names, and Emit does it several times.
 type typeSet uint8
+
+const (
+	clientEvent typeSet = 1 << iota
+	channelOccupied
+	channelVacated
+	memberAdded
+	memberRemoved
+	cacheMiss
+	subscriptionCount
+)
 
 // set returns the set that holds only t, or the empty set for an unknown type.
 func (t EventType) set() typeSet {
 	switch t {
 	case TypeClientEvent:
-		return 1 << 0
+		return clientEvent
 	case TypeChannelOccupied:
-		return 1 << 1
+		return channelOccupied
 	case TypeChannelVacated:
-		return 1 << 2
+		return channelVacated
 	case TypeMemberAdded:
-		return 1 << 3
+		return memberAdded
 	case TypeMemberRemoved:
-		return 1 << 4
+		return memberRemoved
 	case TypeCacheMiss:
-		return 1 << 5
+		return cacheMiss
 	case TypeSubscriptionCount:
-		return 1 << 6
+		return subscriptionCount
 	}
 	return 0
 }
@@ -127,19 +138,20 @@ func invalidEvent(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrInvalidEvent, fmt.Sprintf(format, args...))
 }
 
-// validate checks what is cheap to check on every event, wanted or not. Data is checked by append.
-func (e *Event) validate() error {
-	switch e.Type {
-	case TypeChannelOccupied, TypeChannelVacated, TypeCacheMiss: // the channel is all they have
-	case TypeMemberAdded, TypeMemberRemoved:
+// validate checks what is cheap to check on every event, wanted or not. t is the event's type, as it is in the
+// functions below. Data is checked by append.
+func (e *Event) validate(t typeSet) error {
+	switch t {
+	case channelOccupied, channelVacated, cacheMiss: // the channel is all they have
+	case memberAdded, memberRemoved:
 		if e.UserID == "" {
 			return invalidEvent("user_id: must not be empty for %s", string(e.Type))
 		}
-	case TypeClientEvent:
+	case clientEvent:
 		if e.Event == "" {
 			return invalidEvent("event: a client_event needs the event's name")
 		}
-	case TypeSubscriptionCount:
+	case subscriptionCount:
 		if e.SubscriptionCount < 0 {
 			return invalidEvent("subscription_count: must not be negative, got %d", e.SubscriptionCount)
 		}
@@ -160,33 +172,74 @@ func (e *Event) size() int {
 // presencePrefix is what a presence channel's name starts with.
 const presencePrefix = "presence-"
 
+const userIDKey = `,"user_id":`
+
 // eventStarts has how an event of each type begins, by the number of the type's bit.
 var eventStarts = func() (starts [8]string) {
 	for _, t := range eventTypes {
-		starts[bits.TrailingZeros8(uint8(t.set()))] = `{"name":"` + string(t) + `","channel":`
+		starts[bits.TrailingZeros8(uint8(t.set()))] = `{"name":"` + string(t) + `","channel":"`
 	}
 	return starts
 }()
 
+// start is how an event of type t begins: up to its channel.
+func (t typeSet) start() string { return eventStarts[bits.TrailingZeros8(uint8(t))] }
+
 // append encodes a validated event at the end of dst, in the key order of JavaScript servers: name, channel,
 // event, data, socket_id, user_id, subscription_count. Names are the same as in Pusher's documentation.
-func (e *Event) append(dst []byte, data ClientData) ([]byte, error) {
-	dst = append(dst, eventStarts[bits.TrailingZeros8(uint8(e.Type.set()))]...)
-	dst = appendString(dst, e.Channel)
-	switch e.Type {
-	case TypeMemberAdded, TypeMemberRemoved:
+func (e *Event) append(dst []byte, t typeSet, data ClientData) ([]byte, error) {
+	dst = append(dst, t.start()...)
+	dst = appendChars(dst, e.Channel)
+	dst = append(dst, '"')
+	switch t {
+	case memberAdded, memberRemoved:
 		dst = append(dst, `,"user_id":`...)
 		dst = appendString(dst, e.UserID)
-	case TypeSubscriptionCount:
+	case subscriptionCount:
 		dst = append(dst, `,"subscription_count":`...)
 		dst = strconv.AppendInt(dst, int64(e.SubscriptionCount), 10)
-	case TypeClientEvent:
+	case clientEvent:
 		var err error
 		if dst, err = e.appendClientEvent(dst, data); err != nil {
 			return dst, err
 		}
 	}
 	return append(dst, '}'), nil
+}
+
+// An event is plain if it has a channel and perhaps a user, and nothing in them needs escaping. appendPlain
+// encodes it by copying.
+const (
+	plainUser = `","user_id":"`
+	plainEnd  = `"}`
+)
+
+// plainSize returns the number of bytes that appendPlain adds, 0 if the event is not plain.
+func (e *Event) plainSize(t typeSet) int {
+	size := len(t.start()) + len(e.Channel) + len(plainEnd)
+	switch t {
+	case clientEvent, subscriptionCount:
+		return 0
+	case memberAdded, memberRemoved:
+		if !isPlain(e.UserID) {
+			return 0
+		}
+		size += len(plainUser) + len(e.UserID)
+	}
+	if !isPlain(e.Channel) {
+		return 0
+	}
+	return size
+}
+
+func (e *Event) appendPlain(dst []byte, t typeSet) []byte {
+	dst = append(dst, t.start()...)
+	dst = append(dst, e.Channel...)
+	if t == memberAdded || t == memberRemoved {
+		dst = append(dst, plainUser...)
+		dst = append(dst, e.UserID...)
+	}
+	return append(dst, plainEnd...)
 }
 
 // appendClientEvent appends the fields that only a client_event has.

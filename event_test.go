@@ -12,8 +12,8 @@ import (
 
 func encode(t *testing.T, e Event, as ClientData) string {
 	t.Helper()
-	require.NoError(t, e.validate())
-	b, err := e.append(nil, as)
+	require.NoError(t, e.validate(e.Type.set()))
+	b, err := e.append(nil, e.Type.set(), as)
 	require.NoError(t, err)
 	return string(b)
 }
@@ -93,9 +93,23 @@ func TestClientData(t *testing.T) {
 			require.Equal(t, before+test.raw+after, encode(t, e, DataRaw))
 			continue
 		}
-		_, err := e.append(nil, DataRaw)
+		_, err := e.append(nil, e.Type.set(), DataRaw)
 		require.ErrorIs(t, err, ErrInvalidEvent)
 		require.ErrorContains(t, err, "data:")
+	}
+}
+
+// Events of a channel and a user skip the encoder.
+func TestWhichEventsArePlain(t *testing.T) {
+	for e, want := range map[*Event]bool{
+		new(ChannelOccupied("room")):                      true,
+		new(MemberAdded("presence-room", "user-4711")):    true,
+		new(MemberAdded("presence-room", "user-\u00e9")):  false,
+		new(MemberAdded("presence-r\"m", "user-4711")):    false,
+		new(SubscriptionCount("room", 1)):                 false,
+		new(ClientEvent("room", "client-a", nil, "", "")): false,
+	} {
+		require.Equal(t, want, e.plainSize(e.Type.set()) > 0, "%v", *e)
 	}
 }
 
@@ -107,7 +121,7 @@ func TestInvalidEventsNameTheField(t *testing.T) {
 		"subscription_count": SubscriptionCount("a", -1),
 		"type":               {Type: "channel_created", Channel: "a"},
 	} {
-		err := e.validate()
+		err := e.validate(e.Type.set())
 		require.ErrorIs(t, err, ErrInvalidEvent)
 		require.ErrorContains(t, err, "invalid event: "+field+":")
 	}
@@ -127,7 +141,7 @@ func FuzzEventRoundTrip(f *testing.F) {
 	f.Add(uint8(3), "presence-é🌍", "", "", "", "\x7f\\\"")
 	f.Fuzz(func(t *testing.T, kind uint8, channel, name, data, socket, user string) {
 		e := fuzzEvent(kind, channel, name, data, socket, user)
-		body, err := e.append(nil, DataString)
+		body, err := e.append(nil, e.Type.set(), DataString)
 		require.NoError(t, err)
 		var got struct {
 			Channel string `json:"channel"`
@@ -145,6 +159,24 @@ func FuzzEventRoundTrip(f *testing.F) {
 			}
 			require.Equal(t, want, got.Data)
 		}
+	})
+}
+
+// What is copied into the batch as it is, is what encoding it would have given.
+func FuzzPlainEvents(f *testing.F) {
+	f.Add(uint8(1), "presence-room", "4711")
+	f.Add(uint8(3), "short", "a longer user")
+	f.Add(uint8(4), "quoted \"", "1234567\n")
+	f.Add(uint8(5), "é", "123456789 123456 \x7f")
+	f.Fuzz(func(t *testing.T, kind uint8, channel, user string) {
+		e := fuzzEvent(kind, channel, "", "", "", user)
+		want, err := e.append(nil, e.Type.set(), DataString)
+		require.NoError(t, err)
+		p, err := newPayload(e.Type.set(), &e, DataString)
+		require.NoError(t, err)
+		defer p.free()
+		require.Equal(t, string(want), string(p.append(nil, &e)))
+		require.Equal(t, len(want), p.size)
 	})
 }
 
@@ -221,6 +253,17 @@ func TestAllPlain(t *testing.T) {
 	}
 }
 
+// One byte that is not plain is seen at every place of a string of any length.
+func TestIsPlain(t *testing.T) {
+	for n := range 40 {
+		s := strings.Repeat("a", n)
+		require.True(t, isPlain(s))
+		for i := range n {
+			require.False(t, isPlain(s[:i]+"\n"+s[i+1:]), "%d of %d", i, n)
+		}
+	}
+}
+
 func BenchmarkEncode(b *testing.B) {
 	for name, e := range map[string]Event{
 		"member_added": MemberAdded(strings.Clone("presence-room-42"), strings.Clone("user-4711")),
@@ -229,7 +272,7 @@ func BenchmarkEncode(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			buf := make([]byte, 0, 4096)
 			for b.Loop() {
-				buf, _ = e.append(buf[:0], DataString)
+				buf, _ = e.append(buf[:0], e.Type.set(), DataString)
 			}
 			b.SetBytes(int64(len(buf)))
 		})

@@ -52,7 +52,11 @@ type counters struct {
 	emitted, rejected, queued, suppressed atomic.Uint64
 	held                                  atomic.Int64
 
-	_ [88]byte
+	// emittedQueued is to be added to emitted and to queued. One locked instruction less for the event that one
+	// endpoint wants, out of the four that it takes.
+	emittedQueued atomic.Uint64
+
+	_ [80]byte
 }
 
 // Stats returns the counts of this moment. Each is exact; while events flow, they are not of the same instant.
@@ -68,9 +72,10 @@ func (d *Dispatcher) Stats() Stats {
 	held := int64(0)
 	for i := range d.counters {
 		c := &d.counters[i]
-		s.Emitted += c.emitted.Load()
+		both := c.emittedQueued.Load()
+		s.Emitted += c.emitted.Load() + both
 		s.Rejected += c.rejected.Load()
-		s.Queued += c.queued.Load()
+		s.Queued += c.queued.Load() + both
 		s.Suppressed += c.suppressed.Load()
 		held += c.held.Load()
 	}

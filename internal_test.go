@@ -27,7 +27,7 @@ func TestStaleRoutesReachTheEndpointInUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var sent []*Delivery
 		d, app := internalDispatcher(t, &sent)
-		stale, _ := d.routes("app")
+		stale := d.apps.load("app")
 		d.RemoveApp("app")
 		app.Secret = "rotated"
 		require.NoError(t, d.SetApp(app))
@@ -49,7 +49,7 @@ func TestStaleRoutesOfARemovedApp(t *testing.T) {
 		d, _ := internalDispatcher(t, &sent)
 		require.NoError(t, d.Emit("app", ChannelOccupied("first")))
 		require.NoError(t, d.Flush(t.Context()))
-		stale, _ := d.routes("app")
+		stale := d.apps.load("app")
 		d.RemoveApp("app")
 		require.Empty(t, d.endpoints)
 		for _, redeliver := range []bool{false, true} {
@@ -75,13 +75,16 @@ func TestNothingIsAppendedAfterClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var sent []*Delivery
 		d, _ := internalDispatcher(t, &sent)
-		routes, _ := d.routes("app")
+		routes := d.apps.load("app")
 		require.NoError(t, d.Close(t.Context()))
 		e := routes.routes[0].endpoint
-		require.ErrorIs(t, d.enqueue(e, []byte("{}"), "room", routes.count), ErrClosed)
-		require.ErrorIs(t, e.redeliver(&Delivery{Events: 1}, routes.count), ErrClosed)
+		occupied := ChannelOccupied("room")
+		p, err := d.payload(channelOccupied, &occupied)
+		require.NoError(t, err)
+		require.ErrorIs(t, d.enqueue(e, &occupied, p, &routes.count.queued), ErrClosed)
+		require.ErrorIs(t, e.redeliver(&Delivery{Events: 1}, &routes.count.queued), ErrClosed)
 		d.RemoveApp("app")
-		require.ErrorIs(t, d.enqueue(e, []byte("{}"), "room", routes.count), ErrClosed)
+		require.ErrorIs(t, d.enqueue(e, &occupied, p, &routes.count.queued), ErrClosed)
 		require.Zero(t, d.Stats().Queued)
 	})
 }

@@ -25,9 +25,35 @@ var plain = func() (t [256]bool) {
 	return t
 }()
 
-// appendString appends s as a JSON string. Invalid UTF-8 becomes U+FFFD, byte by byte, as in a Go range loop.
+// isPlain reports whether all of s is plain.
+func isPlain(s string) bool {
+	n := len(s)
+	if n < 8 {
+		for i := range n {
+			if !plain[s[i]] {
+				return false
+			}
+		}
+		return true
+	}
+	for i := 0; i < n-8; i += 8 {
+		if !allPlain(load(s, i)) {
+			return false
+		}
+	}
+	return allPlain(load(s, n-8)) // the rest, and some of it twice
+}
+
+// appendString appends s as a JSON string.
 func appendString[S []byte | string](dst []byte, s S) []byte {
 	dst = append(dst, '"')
+	dst = appendChars(dst, s)
+	return append(dst, '"')
+}
+
+// appendChars appends what stands between the quotes of s as a JSON string. Invalid UTF-8 becomes U+FFFD, byte by
+// byte, as in a Go range loop.
+func appendChars[S []byte | string](dst []byte, s S) []byte {
 	start, i := 0, 0
 	for {
 		for i+8 <= len(s) && allPlain(load(s, i)) {
@@ -37,8 +63,7 @@ func appendString[S []byte | string](dst []byte, s S) []byte {
 			i++
 		}
 		if i == len(s) {
-			dst = append(dst, s[start:]...)
-			return append(dst, '"')
+			return append(dst, s[start:]...)
 		}
 		if s[i] >= utf8.RuneSelf {
 			r, n := decodeRune(s[i:])

@@ -101,8 +101,8 @@ func newTiming(d *Dispatcher) *timing {
 
 // existence and membership are types that cancel each other out: who asks for one has an interest in the other.
 var (
-	existence  = TypeChannelOccupied.set() | TypeChannelVacated.set()
-	membership = TypeMemberAdded.set() | TypeMemberRemoved.set()
+	existence  = channelOccupied | channelVacated
+	membership = memberAdded | memberRemoved
 )
 
 // interest returns the types whose webhooks an event of a type matters to: with the grace in force, both of a
@@ -117,20 +117,20 @@ func (t *timing) interest(types typeSet) typeSet {
 }
 
 // emit is Dispatcher.emit for a valid event of a type in t.types.
-func (t *timing) emit(routes *appRoutes, e *Event) error {
-	interest, user := t.interest(e.Type.set()), ""
+func (t *timing) emit(routes *appRoutes, kind typeSet, e *Event) error {
+	interest, user := t.interest(kind), ""
 	if interest == membership {
 		user = e.UserID
 	}
 	if !routes.wants(interest, e.Channel) {
+		routes.count.emitted.Add(1)
 		return nil
 	}
-	buf := scratch.Get().(*[]byte)
-	err := t.d.encode(buf, e) // too large an event is an error of Emit, not of the timer
-	scratch.Put(buf)
+	p, err := t.d.payload(kind, e) // too large an event is an error of Emit, not of the timer
 	if err != nil {
 		return err
 	}
+	p.free()
 	s := t.shard(routes.timing.id, e.Channel)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -139,9 +139,10 @@ func (t *timing) emit(routes *appRoutes, e *Event) error {
 	}
 	key := stateKey{app: routes.timing.id, channel: e.Channel, user: user, rule: ruleOf(e.Type)}
 	if t.swallow(s, key, routes, e) {
+		routes.count.emitted.Add(1)
 		return nil
 	}
-	return t.d.deliver(routes, e.Type.set(), e)
+	return t.d.deliver(routes, kind, e)
 }
 
 func (t *timing) shard(app, channel string) *timingShard {

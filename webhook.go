@@ -31,7 +31,7 @@ type Dispatcher struct {
 	cfg       Config
 	ownSender *HTTPSender // to tidy up at Close; nil if the user brought the Sender
 
-	apps sync.Map // app id to *appRoutes; Emit reads it without ever waiting for a writer
+	apps *appTable // changed under mu; Emit reads it without
 
 	// mu guards the table and serialises SetApp, RemoveApp and Close. It is taken before endpoint.mu, never
 	// after, and never held while anything waits.
@@ -72,6 +72,7 @@ func New(cfg Config) (*Dispatcher, error) {
 		return nil, fmt.Errorf("webhook: invalid config:\n%w", err)
 	}
 	d := &Dispatcher{
+		apps:      newAppTable(),
 		endpoints: make(map[endpointKey]*endpoint),
 		done:      make(chan struct{}),
 	}
@@ -108,92 +109,70 @@ func New(cfg Config) (*Dispatcher, error) {
 //   - ErrQueueFull: at least one endpoint has no room. The others that want the event get it all the same.
 //   - ErrClosed: Close has been called.
 func (d *Dispatcher) Emit(appID string, e Event) error {
-	routes, ok := d.routes(appID)
+	routes := d.apps.load(appID)
 	err := error(nil)
-	if ok {
+	if routes != nil {
 		err = d.emit(routes, &e)
 	} else if err = ErrClosed; !d.closed.Load() {
 		err = fmt.Errorf("%w %q", ErrUnknownApp, appID)
 	}
 	if err != nil {
 		d.rejected(routes, appID, e, err)
-		return err
 	}
-	routes.count.emitted.Add(1)
-	return nil
+	return err
 }
 
-func (d *Dispatcher) routes(appID string) (*appRoutes, bool) {
-	v, ok := d.apps.Load(appID)
-	if !ok {
-		return nil, false
-	}
-	return v.(*appRoutes), true
-}
-
-// scratch holds buffers in which Emit encodes an event before it takes any lock.
-var scratch = sync.Pool{New: func() any { return new(make([]byte, 0, 1024)) }}
-
+// emit is Emit for an app that exists. Here and below, whoever accepts the event counts it.
 func (d *Dispatcher) emit(routes *appRoutes, e *Event) error {
 	if d.closed.Load() {
 		return ErrClosed
 	}
-	if err := e.validate(); err != nil {
+	t := e.Type.set()
+	if err := e.validate(t); err != nil {
 		return err
 	}
-	t := e.Type.set()
 	if d.timing != nil && d.timing.types&t != 0 {
-		return d.timing.emit(routes, e)
+		return d.timing.emit(routes, t, e)
 	}
 	if routes.types&t == 0 {
+		routes.count.emitted.Add(1)
 		return nil
 	}
 	return d.deliver(routes, t, e)
 }
 
-// deliver encodes a valid event of type t and queues it for every endpoint that wants it.
+// deliver queues a valid event of type t for every endpoint that wants it.
 func (d *Dispatcher) deliver(routes *appRoutes, t typeSet, e *Event) (err error) {
-	var buf *[]byte // nil until the first endpoint wants the event
+	var p payload // made when the first endpoint wants the event
+	queued := &routes.count.queued
+	if len(routes.routes) == 1 { // as most apps have: queued is emitted
+		queued = &routes.count.emittedQueued
+	}
 	for i := range routes.routes {
 		r := &routes.routes[i]
 		if !r.wants(t, e.Channel) {
 			continue
 		}
-		if buf == nil {
-			buf = scratch.Get().(*[]byte)
-			if err = d.encode(buf, e); err != nil {
-				break
+		if p.size == 0 {
+			if p, err = d.payload(t, e); err != nil {
+				return err
 			}
 		}
-		if full := d.enqueue(r.endpoint, *buf, e.Channel, routes.count); full != nil {
+		if full := d.enqueue(r.endpoint, e, p, queued); full != nil {
 			err = full // and on to the next: one endpoint's trouble is not the other's
 		}
 	}
-	if buf != nil {
-		scratch.Put(buf)
+	p.free()
+	if err == nil && (p.size == 0 || queued == &routes.count.queued) {
+		routes.count.emitted.Add(1)
 	}
 	return err
 }
 
-// encode writes e into buf, which keeps what it grows to.
-func (d *Dispatcher) encode(buf *[]byte, e *Event) (err error) {
-	size := e.size()
-	if size <= d.cfg.MaxEventBytes { // or it would only be encoded to be refused
-		if *buf, err = e.append((*buf)[:0], d.cfg.ClientData); err != nil {
-			return err
-		}
-		size = len(*buf)
-	}
-	if size > d.cfg.MaxEventBytes {
-		return invalidEvent("the event has %d bytes, MaxEventBytes is %d", size, d.cfg.MaxEventBytes)
-	}
-	return nil
-}
-
-// enqueue appends an encoded event to e, or to what has taken e's place in the table.
-func (d *Dispatcher) enqueue(e *endpoint, event []byte, channel string, count *counters) error {
+// enqueue appends an event to e, or to what has taken e's place in the table.
+func (d *Dispatcher) enqueue(e *endpoint, event *Event, p payload, queued *atomic.Uint64) error {
 	for {
-		err := e.append(event, channel, count)
+		err := e.append(event, p, queued)
 		if err != errRetired {
 			return err
 		}
@@ -251,8 +230,8 @@ func (d *Dispatcher) retireLocked(e *endpoint) {
 // preparing one. With a ReconnectGrace it is true for both of a pair, occupied and vacated, added and removed,
 // when a webhook asks for one: the other decides whether that one is sent. It does not allocate.
 func (d *Dispatcher) Wants(appID string, t EventType, channel string) bool {
-	routes, ok := d.routes(appID)
-	if !ok {
+	routes := d.apps.load(appID)
+	if routes == nil {
 		return false
 	}
 	types := t.set()
@@ -274,9 +253,9 @@ func (d *Dispatcher) SetApp(app App) error {
 	if d.closed.Load() {
 		return ErrClosed
 	}
-	old, replaced := d.routes(app.ID)
+	old := d.apps.load(app.ID)
 	routes := &appRoutes{}
-	if replaced {
+	if old != nil {
 		routes.count, routes.timing = old.count, old.timing
 	} else {
 		routes.count = &d.counters[d.appsSet%len(d.counters)]
@@ -288,8 +267,8 @@ func (d *Dispatcher) SetApp(app App) error {
 	for _, w := range app.Webhooks {
 		routes.add(d.configure(&app, &w), w)
 	}
-	d.apps.Store(app.ID, routes)
-	if replaced {
+	d.apps.store(app.ID, routes)
+	if old != nil {
 		d.forget(old, routes)
 	}
 	return nil
@@ -334,8 +313,8 @@ func (d *Dispatcher) forget(old, current *appRoutes) {
 func (d *Dispatcher) RemoveApp(appID string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if old, ok := d.routes(appID); ok {
-		d.apps.Delete(appID)
+	if old := d.apps.load(appID); old != nil {
+		d.apps.delete(appID)
 		d.forget(old, nil)
 	}
 }
@@ -376,7 +355,7 @@ func (d *Dispatcher) redeliver(delivery *Delivery) error {
 		if e, err = d.endpoint(key, header, credentials{}); err != nil {
 			return err
 		}
-		if err = e.redeliver(delivery, &d.counters[0]); err != nil {
+		if err = e.redeliver(delivery, &d.counters[0].queued); err != nil {
 			d.retire(e) // it may have been made for this delivery alone
 		}
 	}
@@ -540,17 +519,15 @@ type loss struct {
 // of its own, to be reported as undelivered.
 func (d *Dispatcher) release(routes *appRoutes, e *Event) (lost []loss) {
 	t := e.Type.set()
+	p, _ := newPayload(t, e, d.cfg.ClientData) // cannot fail: no client_event is ever held
+	defer p.free()
 	for i := range routes.routes {
 		r := &routes.routes[i]
 		if !r.wants(t, e.Channel) {
 			continue
 		}
-		event, err := e.append(nil, d.cfg.ClientData)
-		if err == nil {
-			err = d.enqueue(r.endpoint, event, e.Channel, routes.count)
-		}
-		if err != nil {
-			lost = append(lost, loss{r.endpoint.single(event), err, routes.count})
+		if err := d.enqueue(r.endpoint, e, p, &routes.count.queued); err != nil {
+			lost = append(lost, loss{r.endpoint.single(e, p), err, routes.count})
 		}
 	}
 	return lost

@@ -77,6 +77,24 @@ func TestUnknownApp(t *testing.T) {
 	require.Equal(t, webhook.Stats{Rejected: 1}, d.Stats())
 }
 
+// Emitted counts calls, however many endpoints want the event.
+func TestEmittedCountsEachCallOnce(t *testing.T) {
+	for name, webhooks := range map[string][]webhook.Webhook{
+		"no webhook":   nil,
+		"filtered":     {{URL: "http://localhost/1", EventTypes: every, Filter: webhook.Filter{ChannelNameStartsWith: "x"}}},
+		"one endpoint": {{URL: "http://localhost/1", EventTypes: every}},
+		"two endpoints, one of them wants it": {{URL: "http://localhost/1", EventTypes: every},
+			{URL: "http://localhost/2", EventTypes: []webhook.EventType{webhook.TypeCacheMiss}}},
+		"two endpoints": {{URL: "http://localhost/1", EventTypes: every}, {URL: "http://localhost/2", EventTypes: every}},
+	} {
+		d := newDispatcher(t, webhook.Config{Sender: &recorder{}, Apps: []webhook.App{{ID: "app", Key: "key", Secret: "secret", Webhooks: webhooks}}})
+		for range 3 {
+			require.NoError(t, d.Emit("app", webhook.ChannelOccupied("room")))
+		}
+		require.EqualValues(t, 3, d.Stats().Emitted, name)
+	}
+}
+
 func TestNothingOfTheCallersIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg, sent := oneEndpoint(webhook.Config{}, nil)
