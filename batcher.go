@@ -78,7 +78,8 @@ type batch struct {
 	events   int
 	opened   time.Time // when its first event came
 	memory   int64     // what it was charged
-	delivery *Delivery // once it is signed, or from the start if it was redelivered
+	delivery *Delivery // once it is sent, or from the start if it was redelivered
+	ahead    *signing  // if it is signed before its turn, see lane.signAhead
 	flushes  []*flush  // waiting for this batch to end
 
 	ending    bool // the Sender has returned, its result is being told
@@ -387,6 +388,7 @@ func (l *lane) close() {
 	l.hint = len(b.body) + len(b.body)/8
 	l.queue = append(l.queue, b)
 	l.start()
+	l.signAhead()
 }
 
 // start has a goroutine send the queue, if none does.
@@ -472,6 +474,7 @@ func (l *lane) next() (*batch, credentials) {
 	l.queue[0] = nil
 	l.queue = l.queue[1:]
 	l.inFlight = b
+	l.signAhead()
 	return b, e.app
 }
 
@@ -512,6 +515,39 @@ func (l *lane) end(b *batch, took time.Duration, reusable bool, err error) {
 	}
 }
 
+// minSignAhead is the size from which on the time that a signature takes, some microseconds, is worth a
+// goroutine (BenchmarkDeliver).
+const minSignAhead = 4 << 10
+
+// A signing is a batch being signed while the one before it is in flight, by a goroutine of its own, which ends
+// with that and counts as running.
+type signing struct {
+	app      credentials
+	done     chan struct{} // closed when delivery is set
+	delivery *Delivery
+}
+
+// signAhead has the batch signed that leaves after the one in flight.
+func (l *lane) signAhead() {
+	if l.inFlight == nil || len(l.queue) == 0 {
+		return
+	}
+	b := l.queue[0]
+	if b.ahead != nil || len(b.body) < minSignAhead {
+		return
+	}
+	e := l.endpoint
+	ahead := &signing{app: e.app, done: make(chan struct{})}
+	b.ahead = ahead
+	e.d.running.Add(1) // beside that of the batch in flight, so never during running.Wait
+	go func() {
+		defer e.d.running.Done()
+		defer close(ahead.done)
+		var s endpointSigner
+		ahead.delivery = s.sign(e, ahead.app, b)
+	}()
+}
+
 // An endpointSigner turns the batches of one endpoint into deliveries. It keeps its HMAC state while the
 // app's secret stays the same.
 type endpointSigner struct {
@@ -519,11 +555,23 @@ type endpointSigner struct {
 	signer *signer
 }
 
-// delivery returns b's delivery, signed now unless it was before. It does not change b.
+// delivery returns b's delivery, signed now unless it was before. What was signed ahead is of no use if the
+// app has got another key or secret since.
 func (s *endpointSigner) delivery(e *endpoint, app credentials, b *batch) *Delivery {
 	if b.delivery != nil {
 		return b.delivery
 	}
+	if b.ahead != nil {
+		<-b.ahead.done
+		if b.ahead.app == app {
+			return b.ahead.delivery
+		}
+	}
+	return s.sign(e, app, b)
+}
+
+// sign makes a delivery of b. It does not change b.
+func (s *endpointSigner) sign(e *endpoint, app credentials, b *batch) *Delivery {
 	if s.signer == nil || s.secret != app.secret {
 		s.secret, s.signer = app.secret, newSigner(app.secret)
 	}

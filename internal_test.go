@@ -88,3 +88,39 @@ func TestNothingIsAppendedAfterClose(t *testing.T) {
 		require.Zero(t, d.Stats().Queued)
 	})
 }
+
+// A large batch is signed while the one before it is in flight, and again if the app has got another secret
+// before it leaves.
+func TestLargeBatchesAreSignedAhead(t *testing.T) {
+	for name, rotate := range map[string]bool{"same secret": false, "rotated": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				gate, sent := make(chan struct{}), make(chan *Delivery, 2)
+				app := App{ID: "app", Key: "key", Secret: "secret", Webhooks: []Webhook{{URL: "http://localhost/", EventTypes: eventTypes}}}
+				d, err := New(Config{Apps: []App{app}, MaxBatchEvents: 100, Sender: SenderFunc(func(_ context.Context, delivery *Delivery) error {
+					<-gate
+					sent <- delivery
+					return nil
+				})})
+				require.NoError(t, err)
+				for range 200 {
+					require.NoError(t, d.Emit("app", ChannelOccupied("a-channel-with-a-name-of-some-length")))
+				}
+				synctest.Wait()
+				next := d.apps.load("app").routes[0].endpoint.lanes[0].queue[0]
+				require.NotNil(t, next.ahead)
+				require.NotNil(t, next.ahead.delivery, "signed, and the first is still in flight")
+				if rotate {
+					app.Secret = "rotated"
+					require.NoError(t, d.SetApp(app))
+				}
+				close(gate)
+				require.NoError(t, d.Close(t.Context()))
+				first, second := <-sent, <-sent
+				require.NoError(t, Verify("key", "secret", first.Header, first.Body))
+				require.NoError(t, Verify("key", app.Secret, second.Header, second.Body))
+				require.Equal(t, !rotate, second == next.ahead.delivery)
+			})
+		})
+	}
+}
