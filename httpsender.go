@@ -247,17 +247,17 @@ func (s *HTTPSender) send(ctx context.Context, d *Delivery) (reusable bool, err 
 	if x.closing != nil && x.closing.Err() != nil {
 		x.closing = nil
 	}
-	req, err := retryablehttp.NewRequestWithContext(x, http.MethodPost, "", d.Body)
-	if err != nil {
+	header := make(http.Header, len(d.Header)+1)
+	maps.Copy(header, d.Header)
+	if header["User-Agent"] == nil {
+		header["User-Agent"] = []string{s.cfg.UserAgent}
+	}
+	req := (&http.Request{Method: http.MethodPost, URL: u, Host: u.Host, Header: header}).WithContext(x)
+	retryable := &retryablehttp.Request{Request: req}
+	if err := retryable.SetBody(d.Body); err != nil {
 		return false, fmt.Errorf("webhook: %w", err)
 	}
-	req.URL, req.Host = u, u.Host
-	req.Header = make(http.Header, len(d.Header)+1)
-	maps.Copy(req.Header, d.Header)
-	if req.Header["User-Agent"] == nil {
-		req.Header["User-Agent"] = []string{s.cfg.UserAgent}
-	}
-	err = x.run(req)
+	err = x.run(retryable)
 	return err == nil && x.written() && s.cfg.OnAttempt == nil, err
 }
 
@@ -272,6 +272,7 @@ type exchange struct {
 	delivery *Delivery
 	started  time.Time
 
+	client   retryablehttp.Client
 	writes   atomic.Int32  // connections that were given the request, and have not written it; see trace
 	traced   atomic.Bool   // there was one
 	attempts int           // on the wire
@@ -311,7 +312,7 @@ func (x *exchange) Err() error {
 // run has retryablehttp make the attempts. It does so a second time if Close cuts a wait short: there the
 // schedule starts anew, with an attempt at once.
 func (x *exchange) run(req *retryablehttp.Request) error {
-	client := &retryablehttp.Client{
+	x.client = retryablehttp.Client{
 		HTTPClient:   x.s.client,
 		Logger:       nil, // it would print URLs with their query
 		RetryMax:     math.MaxInt,
@@ -320,7 +321,7 @@ func (x *exchange) run(req *retryablehttp.Request) error {
 		ErrorHandler: retryablehttp.PassthroughErrorHandler,
 	}
 	for {
-		_, err := client.Do(req) // the answer has been read, see wire
+		_, err := x.client.Do(req) // the answer has been read, see wire
 		if x.release != nil {
 			x.release()
 			x.interruptible, x.release = nil, nil
@@ -570,12 +571,14 @@ func (h *health) learn(err error) {
 // drain reads and closes an answer, within bounds, so that the connection can be used again, and leaves its
 // beginning in memory. Errors do not count: the status has arrived, and it alone decides.
 func drain(resp *http.Response) {
-	var first bytes.Buffer
+	var first io.ReadCloser = http.NoBody
 	if resp.ContentLength != 0 {
-		if _, err := io.CopyN(&first, resp.Body, maxErrorBytes); err == nil {
+		var body bytes.Buffer
+		if _, err := io.CopyN(&body, resp.Body, maxErrorBytes); err == nil {
 			_, _ = io.CopyN(io.Discard, resp.Body, maxDrainBytes-maxErrorBytes)
 		}
+		first = io.NopCloser(&body)
 	}
 	_ = resp.Body.Close()
-	resp.Body = io.NopCloser(&first)
+	resp.Body = first
 }
