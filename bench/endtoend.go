@@ -30,7 +30,7 @@ const (
 	liveKit        = "LiveKit URLNotifier, 16 workers"
 )
 
-const pusherMarker = `"name":"`
+const pusherMarker = `{"name":"` // of the bytes that a search starts with there are no others
 
 var routes = []route{
 	{name: thousand, spec: sendSpec{Sender: "webhook", Batch: 1000, Events: 2_000_000}, against: thousand, marker: pusherMarker, signed: true},
