@@ -3,6 +3,8 @@ package webhook_test
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -122,37 +124,60 @@ func BenchmarkSetApp(b *testing.B) {
 
 // BenchmarkDeliver sends over loopback; one operation is one event. It is what the defaults were chosen by.
 func BenchmarkDeliver(b *testing.B) {
+	joined := func(i int) webhook.Event { return webhook.MemberAdded(fmt.Sprint("presence-room-", i), "user-4711") }
+	one := func(b *testing.B) []webhook.App { return []webhook.App{testApp("app", newBackend(b))} }
 	for _, size := range []int{10, 100, 1000, 10_000} {
 		b.Run(fmt.Sprint("batches of ", size), func(b *testing.B) {
-			benchDeliver(b, webhook.Config{MaxBatchEvents: size, MaxBatchBytes: 4 << 20})
+			benchDeliver(b, webhook.Config{Apps: one(b), MaxBatchEvents: size, MaxBatchBytes: 4 << 20}, joined)
+		})
+	}
+	for _, kib := range []int{128, 512, 2048} {
+		data := fmt.Appendf(nil, "%02000d", 1)
+		b.Run(fmt.Sprint("events of 2 KiB, batches of KiB ", kib), func(b *testing.B) {
+			benchDeliver(b, webhook.Config{Apps: one(b), MaxBatchBytes: kib << 10}, func(i int) webhook.Event {
+				return webhook.ClientEvent(fmt.Sprint("private-room-", i), "client-drawn", data, "", "")
+			})
 		})
 	}
 	for _, lanes := range []int{1, 4, 16, 64} {
 		b.Run(fmt.Sprint("batching off, in flight ", lanes), func(b *testing.B) {
-			benchDeliver(b, webhook.Config{MaxBatchEvents: 1, MaxInFlight: lanes})
+			benchDeliver(b, webhook.Config{Apps: one(b), MaxBatchEvents: 1, MaxInFlight: lanes}, joined)
 		})
 	}
 	b.Run("batches of 1000, in flight 4", func(b *testing.B) {
-		benchDeliver(b, webhook.Config{MaxInFlight: 4})
+		benchDeliver(b, webhook.Config{Apps: one(b), MaxBatchEvents: 1000, MaxInFlight: 4}, joined)
 	})
+	for _, places := range []int{16, 64, 256, 1024} {
+		b.Run(fmt.Sprint("1000 endpoints that take 10ms, on the wire ", places), func(b *testing.B) {
+			sender, err := webhook.NewHTTPSender(webhook.HTTPConfig{MaxConcurrent: places})
+			require.NoError(b, err)
+			b.Cleanup(sender.CloseIdleConnections)
+			cfg := webhook.Config{MaxBatchEvents: 1, MaxInFlight: 1, Sender: sender}
+			slow := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(10 * time.Millisecond) }))
+			b.Cleanup(slow.Close)
+			for i := range 1000 {
+				cfg.Apps = append(cfg.Apps, testApp(fmt.Sprint("app-", i), slow.URL))
+			}
+			benchDeliver(b, cfg, joined)
+		})
+	}
 }
 
-func benchDeliver(b *testing.B, cfg webhook.Config) {
-	cfg.Apps = []webhook.App{testApp("app", newBackend(b))}
+func benchDeliver(b *testing.B, cfg webhook.Config, event func(i int) webhook.Event) {
 	d, err := webhook.New(cfg)
 	require.NoError(b, err)
 	var events [64]webhook.Event
 	for i := range events {
-		events[i] = webhook.MemberAdded(fmt.Sprint("presence-room-", i), "user-4711")
+		events[i] = event(i)
 	}
 	look := max(64, cfg.MaxBatchEvents)
 	b.ReportAllocs()
 	b.ResetTimer()
 	for i := range b.N {
-		for i%look == 0 && d.Stats().Pending > uint64(16*look) {
+		for i%look == 0 && behind(d, uint64(64*look)) {
 			time.Sleep(100 * time.Microsecond) // the endpoint is the slower one
 		}
-		if err := d.Emit("app", events[i%len(events)]); err != nil {
+		if err := d.Emit(cfg.Apps[i%len(cfg.Apps)].ID, events[i%len(events)]); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -160,6 +185,12 @@ func benchDeliver(b *testing.B, cfg webhook.Config) {
 	b.StopTimer()
 	b.ReportMetric(float64(d.Stats().Queued)/float64(d.Stats().Requests), "events/request")
 	closeNow(b, d)
+}
+
+// behind says that a benchmark had better wait for its endpoint.
+func behind(d *webhook.Dispatcher, events uint64) bool {
+	s := d.Stats()
+	return s.Pending > events || s.PendingBytes > 8<<20
 }
 
 // Emit allocates nothing: not for an event that is wanted, nor for one that is not.
