@@ -68,8 +68,8 @@ func always(emitCase) bool { return true }
 const chunk = 50_000
 
 var emitContenders = []emitContender{
-	{"webhook", 40 * chunk, openWebhook, always},
-	{"floor: lock + append", 40 * chunk, openFloor, func(c emitCase) bool { return c.Filter == "" && c.Type == "" }},
+	{"webhook", 120 * chunk, openWebhook, always},
+	{"floor: lock + append", 120 * chunk, openFloor, func(c emitCase) bool { return c.Filter == "" && c.Type == "" }},
 	{"OpenTelemetry log batcher", 20 * chunk, openOTel, func(c emitCase) bool { return c.Filter == "" && c.Type == "" }},
 	{"LiveKit URLNotifier", 4 * chunk, openLiveKit, func(c emitCase) bool { return c.Filter == "" }},
 	{"segmentio analytics-go", 4 * chunk, openSegmentio, func(c emitCase) bool { return c.Filter == "" && c.Type == "" }},
