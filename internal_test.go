@@ -12,12 +12,23 @@ import (
 // Races that last nanoseconds from outside, taken step by step from inside.
 
 func internalDispatcher(t *testing.T, sent *[]*Delivery) (*Dispatcher, App) {
-	app := App{ID: "app", Key: "key", Secret: "secret", Webhooks: []Webhook{{URL: "http://localhost/", EventTypes: eventTypes}}}
-	d, err := New(Config{Apps: []App{app}, Sender: SenderFunc(func(_ context.Context, delivery *Delivery) error {
+	return dispatcherOfOneApp(t, Config{Sender: SenderFunc(func(_ context.Context, delivery *Delivery) error {
 		*sent = append(*sent, delivery)
 		return nil
 	})})
+}
+
+// dispatcherOfOneApp also checks, when the test has closed it, that nothing is pending or held in memory.
+func dispatcherOfOneApp(t *testing.T, cfg Config) (*Dispatcher, App) {
+	app := App{ID: "app", Key: "key", Secret: "secret", Webhooks: []Webhook{{URL: "http://localhost/", EventTypes: eventTypes}}}
+	cfg.Apps = []App{app}
+	d, err := New(cfg)
 	require.NoError(t, err)
+	t.Cleanup(func() {
+		s := d.Stats()
+		require.Equal(t, Stats{Emitted: s.Emitted, Rejected: s.Rejected, Queued: s.Delivered + s.Undelivered,
+			Delivered: s.Delivered, Undelivered: s.Undelivered, Requests: s.Requests}, s)
+	})
 	return d, app
 }
 
@@ -96,13 +107,11 @@ func TestLargeBatchesAreSignedAhead(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				gate, sent := make(chan struct{}), make(chan *Delivery, 2)
-				app := App{ID: "app", Key: "key", Secret: "secret", Webhooks: []Webhook{{URL: "http://localhost/", EventTypes: eventTypes}}}
-				d, err := New(Config{Apps: []App{app}, MaxBatchEvents: 100, Sender: SenderFunc(func(_ context.Context, delivery *Delivery) error {
+				d, app := dispatcherOfOneApp(t, Config{MaxBatchEvents: 100, Sender: SenderFunc(func(_ context.Context, delivery *Delivery) error {
 					<-gate
 					sent <- delivery
 					return nil
 				})})
-				require.NoError(t, err)
 				for range 200 {
 					require.NoError(t, d.Emit("app", ChannelOccupied("a-channel-with-a-name-of-some-length")))
 				}
