@@ -172,8 +172,6 @@ func (e *Event) size() int {
 // presencePrefix is what a presence channel's name starts with.
 const presencePrefix = "presence-"
 
-const userIDKey = `,"user_id":`
-
 // eventStarts has how an event of each type begins, by the number of the type's bit.
 var eventStarts = func() (starts [8]string) {
 	for _, t := range eventTypes {

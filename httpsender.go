@@ -252,8 +252,8 @@ func (s *HTTPSender) send(ctx context.Context, d *Delivery) (reusable bool, err 
 	if header["User-Agent"] == nil {
 		header["User-Agent"] = []string{s.cfg.UserAgent}
 	}
-	req := (&http.Request{Method: http.MethodPost, URL: u, Host: u.Host, Header: header}).WithContext(x)
-	retryable := &retryablehttp.Request{Request: req}
+	req := &http.Request{Method: http.MethodPost, URL: u, Host: u.Host, Header: header, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
+	retryable := &retryablehttp.Request{Request: req.WithContext(x)}
 	if err := retryable.SetBody(d.Body); err != nil {
 		return false, fmt.Errorf("webhook: %w", err)
 	}

@@ -2,6 +2,8 @@ package webhook
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -100,35 +102,50 @@ func TestNothingIsAppendedAfterClose(t *testing.T) {
 	})
 }
 
-// A large batch is signed while the one before it is in flight, and again if the app has got another secret
+// A large batch is signed while the one before it is in flight, and again if the app has got another key or secret
 // before it leaves.
 func TestLargeBatchesAreSignedAhead(t *testing.T) {
-	for name, rotate := range map[string]bool{"same secret": false, "rotated": true} {
+	for name, change := range map[string]func(*App){
+		"same credentials": func(*App) {},
+		"another key":      func(app *App) { app.Key = "another" },
+		"another secret":   func(app *App) { app.Secret = "another" },
+	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				gate, sent := make(chan struct{}), make(chan *Delivery, 2)
-				d, app := dispatcherOfOneApp(t, Config{MaxBatchEvents: 100, Sender: SenderFunc(func(_ context.Context, delivery *Delivery) error {
+				gate, sent := make(chan struct{}), make(chan *Delivery, 4)
+				d, app := dispatcherOfOneApp(t, Config{MaxBatchEvents: 10, Sender: SenderFunc(func(_ context.Context, delivery *Delivery) error {
 					<-gate
 					sent <- delivery
 					return nil
 				})})
-				for range 200 {
-					require.NoError(t, d.Emit("app", ChannelOccupied("a-channel-with-a-name-of-some-length")))
+				batch := func(channel string) {
+					for range 10 {
+						require.NoError(t, d.Emit("app", ChannelOccupied(channel)))
+					}
+					synctest.Wait()
 				}
+				large := strings.Repeat("x", minSignAhead/10)
+				for _, channel := range []string{large, large, large, "small"} {
+					batch(channel)
+				}
+				queue := slices.Clone(d.apps.load("app").routes[0].endpoint.lanes[0].queue)
+				require.NotNil(t, queue[0].ahead.delivery, "signed, and the first is still in flight")
+				require.Nil(t, queue[1].ahead, "there is one before it")
+				old := app
+				change(&app)
+				require.NoError(t, d.SetApp(app))
+				gate <- struct{}{}
 				synctest.Wait()
-				next := d.apps.load("app").routes[0].endpoint.lanes[0].queue[0]
-				require.NotNil(t, next.ahead)
-				require.NotNil(t, next.ahead.delivery, "signed, and the first is still in flight")
-				if rotate {
-					app.Secret = "rotated"
-					require.NoError(t, d.SetApp(app))
-				}
+				require.NotNil(t, queue[1].ahead.delivery, "now it is next")
 				close(gate)
 				require.NoError(t, d.Close(t.Context()))
+				require.Nil(t, queue[2].ahead, "too small to be worth it")
 				first, second := <-sent, <-sent
-				require.NoError(t, Verify("key", "secret", first.Header, first.Body))
-				require.NoError(t, Verify("key", app.Secret, second.Header, second.Body))
-				require.Equal(t, !rotate, second == next.ahead.delivery)
+				require.NoError(t, Verify(old.Key, old.Secret, first.Header, first.Body))
+				require.Equal(t, old.Key == app.Key && old.Secret == app.Secret, second == queue[0].ahead.delivery)
+				for _, delivery := range []*Delivery{second, <-sent, <-sent} {
+					require.NoError(t, Verify(app.Key, app.Secret, delivery.Header, delivery.Body))
+				}
 			})
 		})
 	}

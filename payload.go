@@ -3,17 +3,17 @@ package webhook
 import "sync"
 
 // A payload is what an event becomes in a batch: size bytes, encoded already, or to be copied from an event that
-// needs no encoding but quotes. To look at every byte is most of the work; that is done here, before any lock is
-// taken and once however many endpoints want the event. It holds no pointer to the event, which so can stay on
-// the stack of whoever emits it.
+// needs no encoding but quotes. To look at every byte is most of the work; that is done here, once however many
+// endpoints want the event, and before Emit takes any lock. It holds no pointer to the event, which so can stay
+// on the stack of whoever emits it.
 type payload struct {
 	kind typeSet
 	size int
-	json *[]byte // from buffers; nil if the event is plain
+	json *[]byte // from encodeBuffers; nil if the event is plain
 }
 
-// buffers are for events that are encoded beforehand.
-var buffers = sync.Pool{New: func() any { return new(make([]byte, 0, 1024)) }}
+// encodeBuffers are for events that are encoded beforehand.
+var encodeBuffers = sync.Pool{New: func() any { return new(make([]byte, 0, 1024)) }}
 
 // payload makes e, of type t, ready, unless it is larger than MaxEventBytes. The caller frees the payload.
 func (d *Dispatcher) payload(t typeSet, e *Event) (payload, error) {
@@ -34,19 +34,20 @@ func newPayload(t typeSet, e *Event, data ClientData) (payload, error) {
 	if size := e.plainSize(t); size > 0 {
 		return payload{kind: t, size: size}, nil
 	}
-	p := payload{kind: t, json: buffers.Get().(*[]byte)}
+	p := payload{kind: t, json: encodeBuffers.Get().(*[]byte)}
 	body, err := e.append((*p.json)[:0], t, data)
 	*p.json, p.size = body, len(body)
 	if err != nil {
 		p.free()
+		return payload{}, err
 	}
-	return p, err
+	return p, nil
 }
 
 // free gives back the payload's buffer.
 func (p payload) free() {
 	if p.json != nil {
-		buffers.Put(p.json)
+		encodeBuffers.Put(p.json)
 	}
 }
 

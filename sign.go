@@ -20,7 +20,7 @@ const (
 	headerID        = "Webhook-Id"
 )
 
-// ownHeaders are those that the library sets, in canonical form and in the order of endpointSigner.delivery.
+// ownHeaders are those that the library sets, in canonical form and in the order of endpointSigner.sign.
 var ownHeaders = []string{headerContentType, headerKey, headerSignature, headerID}
 
 // redacted is what a Secret, and whatever else may hold one, prints as.

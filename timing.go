@@ -130,19 +130,20 @@ func (t *timing) emit(routes *appRoutes, kind typeSet, e *Event) error {
 	if err != nil {
 		return err
 	}
-	p.free()
 	s := t.shard(routes.timing.id, e.Channel)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
+		p.free()
 		return ErrClosed
 	}
 	key := stateKey{app: routes.timing.id, channel: e.Channel, user: user, rule: ruleOf(e.Type)}
 	if t.swallow(s, key, routes, e) {
+		p.free()
 		routes.count.emitted.Add(1)
 		return nil
 	}
-	return t.d.deliver(routes, kind, e)
+	return t.d.deliver(routes, kind, e, p)
 }
 
 func (t *timing) shard(app, channel string) *timingShard {

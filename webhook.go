@@ -33,7 +33,7 @@ type Dispatcher struct {
 
 	apps *appTable // changed under mu; Emit reads it without
 
-	// mu guards the table and serialises SetApp, RemoveApp and Close. It is taken before endpoint.mu, never
+	// mu guards the endpoints and serialises SetApp, RemoveApp and Close. It is taken before endpoint.mu, never
 	// after, and never held while anything waits.
 	mu        sync.Mutex
 	endpoints map[endpointKey]*endpoint
@@ -47,7 +47,7 @@ type Dispatcher struct {
 	hurry   context.CancelFunc // ends closing: Close has begun
 	ctx     context.Context    // of every Send
 	cancel  context.CancelFunc // ends ctx: Close's time is up
-	running sync.WaitGroup     // goroutines in lane.run
+	running sync.WaitGroup     // goroutines in lane.run, signAhead and timing.expire
 
 	done     chan struct{} // closed when the first Close is done
 	closeErr error         // its result, valid once done is closed
@@ -138,13 +138,13 @@ func (d *Dispatcher) emit(routes *appRoutes, e *Event) error {
 		routes.count.emitted.Add(1)
 		return nil
 	}
-	return d.deliver(routes, t, e)
+	return d.deliver(routes, t, e, payload{})
 }
 
-// deliver queues a valid event of type t for every endpoint that wants it.
-func (d *Dispatcher) deliver(routes *appRoutes, t typeSet, e *Event) (err error) {
-	var p payload // made when the first endpoint wants the event
-	queued := &routes.count.queued
+// deliver queues a valid event of type t for every endpoint that wants it. p is the event's payload if it has one
+// already; deliver frees it.
+func (d *Dispatcher) deliver(routes *appRoutes, t typeSet, e *Event, p payload) (err error) {
+	queued, wanted := &routes.count.queued, false
 	if len(routes.routes) == 1 { // as most apps have: queued is emitted
 		queued = &routes.count.emittedQueued
 	}
@@ -153,6 +153,7 @@ func (d *Dispatcher) deliver(routes *appRoutes, t typeSet, e *Event) (err error)
 		if !r.wants(t, e.Channel) {
 			continue
 		}
+		wanted = true
 		if p.size == 0 {
 			if p, err = d.payload(t, e); err != nil {
 				return err
@@ -163,7 +164,7 @@ func (d *Dispatcher) deliver(routes *appRoutes, t typeSet, e *Event) (err error)
 		}
 	}
 	p.free()
-	if err == nil && (p.size == 0 || queued == &routes.count.queued) {
+	if err == nil && (!wanted || queued == &routes.count.queued) {
 		routes.count.emitted.Add(1)
 	}
 	return err
@@ -500,7 +501,9 @@ func (d *Dispatcher) abandon(cause error) {
 	for e, batches := range left {
 		var s endpointSigner
 		for _, b := range batches {
-			d.ended(s.delivery(e, e.app, b), 0, err) // e.app: SetApp is closed too
+			delivery := s.delivery(e, e.app, b) // e.app: SetApp is closed too
+			d.keep(delivery, err)
+			d.ended(delivery, 0, err)
 			for _, f := range b.flushes {
 				f.one()
 			}
@@ -537,6 +540,7 @@ func (d *Dispatcher) release(routes *appRoutes, e *Event) (lost []loss) {
 func (d *Dispatcher) report(lost []loss) {
 	for _, l := range lost {
 		l.count.queued.Add(1)
+		d.keep(l.delivery, l.err)
 		d.ended(l.delivery, 0, l.err)
 	}
 }
@@ -556,6 +560,19 @@ func (d *Dispatcher) send(delivery *Delivery) (reusable bool, err error) {
 	return false, d.cfg.Sender.Send(d.ctx, delivery)
 }
 
+// keep has Close return a delivery that has failed, if it was called before.
+func (d *Dispatcher) keep(delivery *Delivery, err error) {
+	if !d.closed.Load() {
+		return
+	}
+	d.handBackMu.Lock()
+	defer d.handBackMu.Unlock()
+	d.handBack = append(d.handBack, delivery)
+	if d.failure == nil {
+		d.failure = err
+	}
+}
+
 // ended takes the result of one delivery into the accounts and tells the hooks. No lock is held.
 func (d *Dispatcher) ended(delivery *Delivery, took time.Duration, err error) {
 	events := uint64(delivery.Events)
@@ -564,14 +581,6 @@ func (d *Dispatcher) ended(delivery *Delivery, took time.Duration, err error) {
 		d.delivered.Add(events)
 		d.cfg.Hooks.delivered(d, delivery, took)
 		return
-	}
-	if d.closed.Load() {
-		d.handBackMu.Lock()
-		d.handBack = append(d.handBack, delivery)
-		if d.failure == nil {
-			d.failure = err
-		}
-		d.handBackMu.Unlock()
 	}
 	d.undelivered.Add(events)
 	d.cfg.Hooks.undelivered(d, delivery, err)

@@ -30,7 +30,7 @@ const (
 	liveKit        = "LiveKit URLNotifier, 16 workers"
 )
 
-const pusherMarker = `{"name":"` // of the bytes that a search starts with there are no others
+const pusherMarker = `{"name":"` // begins with a byte that a body has hardly any others of
 
 var routes = []route{
 	{name: thousand, spec: sendSpec{Sender: "webhook", Batch: 1000, Events: 2_000_000}, against: thousand, marker: pusherMarker, signed: true},

@@ -6,7 +6,8 @@
 //	go run . -only e2e -svg a.svg  # one part, and the chart of it
 //	go run . -quick                # small counts, one round: does it still work?
 //
-// With BENCH_PROFILES set to a directory, every measuring process leaves profiles of CPU, allocations, mutexes and blocking there.
+// With BENCH_PROFILES set to a directory, every measuring process leaves profiles of CPU, allocations, mutexes
+// and blocking there.
 package main
 
 import (
