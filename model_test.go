@@ -65,6 +65,8 @@ type model struct {
 	sending  map[sequence]bool
 	failed   []*webhook.Delivery // candidates for Redeliver
 	lost     []string
+
+	emitted, rejected uint64
 }
 
 func newModel(t *testing.T, seed uint64) *model {
@@ -73,7 +75,7 @@ func newModel(t *testing.T, seed uint64) *model {
 		batches: map[string]*webhook.Delivery{}, ended: map[string]int{}, queued: map[string]int{}, sending: map[sequence]bool{},
 	}
 	cfg := webhook.Config{
-		MaxBatchEvents: []int{1, 3, 100}[m.n(3)], MaxInFlight: 1 + m.n(4), MaxEventBytes: 500,
+		MaxBatchEvents: []int{1, 3, 20}[m.n(3)], MaxInFlight: 1 + m.n(4), MaxEventBytes: 1000,
 		BatchWindow: time.Duration(1+m.n(100)) * time.Millisecond, Sender: webhook.SenderFunc(m.send),
 		Hooks: webhook.Hooks{
 			Delivered:   func(d *webhook.Delivery, _ time.Duration) { m.end(d, nil) },
@@ -101,7 +103,11 @@ func identify(d *webhook.Delivery) (where target, channelOf []string, numbers []
 	_ = json.Unmarshal(d.Body, &body)
 	for _, e := range body.Events {
 		channelOf = append(channelOf, e.Channel)
-		numbers = append(numbers, e.SubscriptionCount)
+		number := e.SubscriptionCount
+		if e.Name == webhook.TypeMemberAdded {
+			number, _ = strconv.Atoi(e.UserID)
+		}
+		numbers = append(numbers, number)
 	}
 	return target{d.AppID, d.URL, d.Header.Get("X-Team")}, channelOf, numbers
 }
@@ -172,7 +178,8 @@ func (m *model) end(d *webhook.Delivery, err error) {
 // app is one tenant: it changes its own configuration and emits, one step after the other, so that the model
 // knows what each event meets.
 func (m *model) app(id string) {
-	channels := []string{id + "-private-a", id + "-private-b", id + "-presence-c"}
+	middle := strings.Repeat("x", m.n(2)*800) // long enough, in batches of 20, to be signed ahead
+	channels := []string{id + "-private-" + middle + "-a", id + "-private-" + middle + "-b", id + "-presence-" + middle + "-c"}
 	next := map[string]int{}
 	var now webhook.App
 	configured := false
@@ -188,7 +195,12 @@ func (m *model) app(id string) {
 			time.Sleep(time.Duration(m.n(100)) * time.Millisecond)
 		default:
 			channel := channels[m.n(len(channels))]
-			err := m.d.Emit(id, webhook.SubscriptionCount(channel, next[channel]))
+			e := webhook.SubscriptionCount(channel, next[channel])
+			if m.n(2) == 0 {
+				e = webhook.MemberAdded(channel, strconv.Itoa(next[channel]))
+			}
+			err := m.d.Emit(id, e)
+			m.count(err)
 			switch {
 			case err == nil, errors.Is(err, webhook.ErrQueueFull), errors.Is(err, webhook.ErrClosed) && configured:
 				m.expect(now, channel, next[channel], err == nil)
@@ -200,11 +212,24 @@ func (m *model) app(id string) {
 	}
 }
 
-// randomApp has up to four webhooks, with URLs that all apps share.
+// count keeps the accounts of Emit.
+func (m *model) count(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err == nil {
+		m.emitted++
+	} else {
+		m.rejected++
+	}
+}
+
+// randomApp has up to four webhooks, with URLs that all apps share, and one of three pairs of credentials.
 func (m *model) randomApp(id string) webhook.App {
-	app := webhook.App{ID: id, Key: id + "-key", Secret: webhook.Secret(id + "-secret")}
+	version := m.n(3)
+	app := webhook.App{ID: id, Key: fmt.Sprint(id, "-key-", version), Secret: webhook.Secret(fmt.Sprint(id, "-secret-", version))}
 	for range m.n(4) {
-		w := webhook.Webhook{URL: fmt.Sprint("http://localhost/", m.n(2)), EventTypes: []webhook.EventType{webhook.TypeSubscriptionCount}}
+		w := webhook.Webhook{URL: fmt.Sprint("http://localhost/", m.n(2)),
+			EventTypes: []webhook.EventType{webhook.TypeSubscriptionCount, webhook.TypeMemberAdded}}
 		w.Filter.ChannelNameStartsWith = []string{"", id + "-private-"}[m.n(2)]
 		w.Filter.ChannelNameEndsWith = []string{"", "-a"}[m.n(2)]
 		if m.n(2) == 0 {
@@ -277,13 +302,17 @@ func (m *model) run() {
 // check compares what was emitted with what became of it.
 func (m *model) check() {
 	require.Empty(m.t, m.lost)
+	require.Equal(m.t, m.emitted, m.d.Stats().Emitted)
+	require.Equal(m.t, m.rejected, m.d.Stats().Rejected)
 	for id, times := range m.queued {
 		require.Equal(m.t, times, m.ended[id], "a batch ends as often as it was queued")
 	}
 	last := map[sequence]int{}
 	for _, d := range m.first {
 		where, channelOf, numbers := identify(d)
-		require.NoError(m.t, webhook.Verify(where.app+"-key", webhook.Secret(where.app+"-secret"), d.Header, d.Body))
+		key := d.Header.Get("X-Pusher-Key")
+		require.True(m.t, strings.HasPrefix(key, where.app+"-key-"), "%s signed for %s", key, where.app)
+		require.NoError(m.t, webhook.Verify(key, webhook.Secret(strings.Replace(key, "-key-", "-secret-", 1)), d.Header, d.Body))
 		for i, channel := range channelOf {
 			require.True(m.t, strings.HasPrefix(channel, where.app+"-"), "%s got an event of %s", where.app, channel)
 			s := sequence{where, channel}
