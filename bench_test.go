@@ -42,12 +42,13 @@ func benchDispatcher(tb testing.TB, apps, endpoints int) *webhook.Dispatcher {
 // benchEvents are strings made at run time, as a server has them.
 var benchEvents = map[string]webhook.Event{
 	"wanted":   webhook.MemberAdded(fmt.Sprint("presence-room-", 42), fmt.Sprint("user-", 4711)),
+	"escaped":  webhook.MemberAdded(fmt.Sprint("presence-\u00e9-", 42), fmt.Sprint("user-", 4711)), // wanted, and not plain ASCII
 	"filtered": webhook.MemberAdded(fmt.Sprint("private-room-", 42), fmt.Sprint("user-", 4711)),
 	"unwanted": webhook.ChannelVacated(fmt.Sprint("presence-room-", 42)),
 }
 
 func BenchmarkEmit(b *testing.B) {
-	for _, name := range []string{"wanted", "filtered", "unwanted"} {
+	for _, name := range []string{"wanted", "escaped", "filtered", "unwanted"} {
 		b.Run(name, func(b *testing.B) {
 			d, e := benchDispatcher(b, 1, 1), benchEvents[name]
 			b.ReportAllocs()

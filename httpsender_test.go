@@ -267,6 +267,27 @@ func TestRetryPolicyCanBeReplaced(t *testing.T) {
 	require.Equal(t, 2, tries)
 }
 
+// A Transport of the user's sees an ordinary request, at every attempt.
+func TestTransportSeesAnOrdinaryRequest(t *testing.T) {
+	tries := 0
+	d := delivery("http://localhost/path?q=1")
+	s := fastRetries(t, func(c *webhook.HTTPConfig) {
+		c.Transport = transport(func(r *http.Request) (*http.Response, error) {
+			tries++
+			want, err := http.NewRequestWithContext(r.Context(), http.MethodPost, d.URL, bytes.NewReader(d.Body))
+			require.NoError(t, err)
+			require.Equal(t, []any{want.Method, want.URL, want.Host, want.Proto, want.ProtoMajor, want.ProtoMinor, want.ContentLength},
+				[]any{r.Method, r.URL, r.Host, r.Proto, r.ProtoMajor, r.ProtoMinor, r.ContentLength})
+			body, err := io.ReadAll(r.Body)
+			require.NoError(t, err)
+			require.Equal(t, d.Body, body)
+			return answer([]int{500, 200}[tries-1]), nil
+		})
+	})
+	require.NoError(t, s.Send(t.Context(), d))
+	require.Equal(t, 2, tries)
+}
+
 func TestAttemptsWaitForAPlaceOnTheWire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var onWire, most atomic.Int64

@@ -160,6 +160,27 @@ func TestGraceHoldsForWebhooksThatWantOneOfThePair(t *testing.T) {
 	})
 }
 
+func TestHeldEventsGoOnlyWhereTheyWereAskedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sent := &recorder{}
+		d := newDispatcher(t, webhook.Config{Sender: sent, Apps: []webhook.App{{ID: "app", Key: "key", Secret: "secret", Webhooks: []webhook.Webhook{
+			{URL: "http://localhost/occupied", EventTypes: []webhook.EventType{webhook.TypeChannelOccupied}},
+			{URL: "http://localhost/vacated", EventTypes: []webhook.EventType{webhook.TypeChannelVacated}},
+		}}}}.WithPusherTiming())
+		emit(t, d, "app", webhook.ChannelVacated("room"))
+		time.Sleep(time.Minute)
+		require.Len(t, sent.deliveries(), 1)
+		require.Equal(t, "http://localhost/vacated", sent.deliveries()[0].URL)
+	})
+}
+
+func TestTooLargeAnEventIsRefusedBeforeItIsHeld(t *testing.T) {
+	timed(t, func(t *testing.T, d *webhook.Dispatcher, said func() []string) {
+		require.ErrorIs(t, d.Emit("app", webhook.ChannelVacated(strings.Repeat("x", 64<<10))), webhook.ErrInvalidEvent)
+		require.Zero(t, d.Stats().Held)
+	})
+}
+
 func TestCloseLetsGoWhatIsHeld(t *testing.T) {
 	timed(t, func(t *testing.T, d *webhook.Dispatcher, said func() []string) {
 		emit(t, d, "app", webhook.SubscriptionCount("presence-room", 200), webhook.SubscriptionCount("presence-room", 150))

@@ -77,7 +77,7 @@ func TestUnknownApp(t *testing.T) {
 	require.Equal(t, webhook.Stats{Rejected: 1}, d.Stats())
 }
 
-// Emitted counts calls, however many endpoints want the event.
+// Emitted counts calls, however many endpoints want the event, and whether it is held or not.
 func TestEmittedCountsEachCallOnce(t *testing.T) {
 	for name, webhooks := range map[string][]webhook.Webhook{
 		"no webhook":   nil,
@@ -87,12 +87,34 @@ func TestEmittedCountsEachCallOnce(t *testing.T) {
 			{URL: "http://localhost/2", EventTypes: []webhook.EventType{webhook.TypeCacheMiss}}},
 		"two endpoints": {{URL: "http://localhost/1", EventTypes: every}, {URL: "http://localhost/2", EventTypes: every}},
 	} {
-		d := newDispatcher(t, webhook.Config{Sender: &recorder{}, Apps: []webhook.App{{ID: "app", Key: "key", Secret: "secret", Webhooks: webhooks}}})
-		for range 3 {
-			require.NoError(t, d.Emit("app", webhook.ChannelOccupied("room")))
+		cfg := webhook.Config{Sender: &recorder{}, Apps: []webhook.App{{ID: "app", Key: "key", Secret: "secret", Webhooks: webhooks}}}
+		for timing, cfg := range map[string]webhook.Config{"": cfg, ", held": cfg.WithPusherTiming()} {
+			t.Run(name+timing, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					d := newDispatcher(t, cfg)
+					for room := range 3 {
+						emit(t, d, "app", webhook.ChannelVacated(strconv.Itoa(room)))
+					}
+					time.Sleep(time.Minute)
+					require.EqualValues(t, 3, d.Stats().Emitted)
+				})
+			})
 		}
-		require.EqualValues(t, 3, d.Stats().Emitted, name)
 	}
+}
+
+// A client's data may be anything, and with DataRaw not anything can be sent.
+func TestInvalidClientDataIsRejected(t *testing.T) {
+	sent := &recorder{}
+	d := newDispatcher(t, webhook.Config{Apps: []webhook.App{testApp("app", "http://localhost/")}, ClientData: webhook.DataRaw, Sender: sent})
+	for range 2 {
+		require.ErrorIs(t, d.Emit("app", webhook.ClientEvent("private-room", "client-a", []byte(`{"a":`), "", "")), webhook.ErrInvalidEvent)
+		emit(t, d, "app", webhook.ClientEvent("private-room", "client-a", []byte(`{"a":1}`), "", ""))
+	}
+	closeNow(t, d)
+	require.EqualValues(t, 2, d.Stats().Rejected)
+	one := `{"name":"client_event","channel":"private-room","event":"client-a","data":{"a":1}}`
+	require.Contains(t, string(sent.deliveries()[0].Body), "["+one+","+one+"]")
 }
 
 func TestNothingOfTheCallersIsKept(t *testing.T) {
