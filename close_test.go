@@ -311,25 +311,24 @@ func TestRedeliveredLanesKeepTheirOrder(t *testing.T) {
 		after := newDispatcher(t, cfg)
 		require.NoError(t, after.Redeliver(left.Deliveries...))
 		closeNow(t, after)
-		next := map[string]int{}
-		for _, delivery := range sent.deliveries() {
-			for _, e := range parse(t, delivery.Body).Events {
-				require.Equal(t, next[e.Channel], e.SubscriptionCount, e.Channel)
-				next[e.Channel]++
-			}
-		}
-		require.Len(t, next, 10)
+		require.Len(t, countsInOrder(t, sent), 10)
 	})
+}
+
+// withinHook returns a dispatcher whose only event has just arrived, and whose hook returns once it is released.
+func withinHook(t *testing.T) (d *webhook.Dispatcher, release func()) {
+	gate := make(chan struct{})
+	cfg, _ := oneEndpoint(webhook.Config{Hooks: webhook.Hooks{Delivered: func(*webhook.Delivery, time.Duration) { <-gate }}}, nil)
+	d = newDispatcher(t, cfg)
+	emit(t, d, "app", webhook.ChannelOccupied("a"))
+	atTime(window)
+	return d, func() { close(gate) }
 }
 
 // A hook has been told of everything that Flush waited for, also of what had just arrived when Flush was called.
 func TestFlushWaitsForTheHook(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		release := make(chan struct{})
-		cfg, _ := oneEndpoint(webhook.Config{Hooks: webhook.Hooks{Delivered: func(*webhook.Delivery, time.Duration) { <-release }}}, nil)
-		d := newDispatcher(t, cfg)
-		emit(t, d, "app", webhook.ChannelOccupied("a"))
-		atTime(window)
+		d, release := withinHook(t)
 		flushed := false
 		go func() {
 			if err := d.Flush(t.Context()); err != nil {
@@ -339,7 +338,7 @@ func TestFlushWaitsForTheHook(t *testing.T) {
 		}()
 		synctest.Wait()
 		require.False(t, flushed)
-		close(release)
+		release()
 		synctest.Wait()
 		require.True(t, flushed)
 	})
@@ -348,15 +347,11 @@ func TestFlushWaitsForTheHook(t *testing.T) {
 // Close does not wait for a hook for ever, and what the hook is being told of has arrived.
 func TestCloseHandsBackNothingThatArrived(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		release := make(chan struct{})
-		cfg, _ := oneEndpoint(webhook.Config{Hooks: webhook.Hooks{Delivered: func(*webhook.Delivery, time.Duration) { <-release }}}, nil)
-		d := newDispatcher(t, cfg)
-		emit(t, d, "app", webhook.ChannelOccupied("a"))
-		atTime(window)
+		d, release := withinHook(t)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		require.NoError(t, d.Close(ctx))
-		close(release)
+		release()
 		synctest.Wait()
 		require.EqualValues(t, 1, d.Stats().Delivered)
 		require.Zero(t, d.Stats().Undelivered)

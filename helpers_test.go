@@ -169,6 +169,19 @@ func parse(t testing.TB, body []byte) envelope {
 	return e
 }
 
+// countsInOrder checks that the subscription counts of each channel arrived as 0, 1, 2, and returns how many each has.
+func countsInOrder(t testing.TB, sent *recorder) map[string]int {
+	t.Helper()
+	next := map[string]int{}
+	for _, delivery := range sent.deliveries() {
+		for _, e := range parse(t, delivery.Body).Events {
+			require.Equal(t, next[e.Channel], e.SubscriptionCount, e.Channel)
+			next[e.Channel]++
+		}
+	}
+	return next
+}
+
 // channels returns the channels of a body's events, in order.
 func channels(t testing.TB, body []byte) []string {
 	t.Helper()

@@ -343,7 +343,7 @@ func (n *normalizer) escape(dst []byte) []byte {
 	return utf8.AppendRune(dst, r)
 }
 
-// hex reads the four digits of the \uXXXX at pos.
+// hex reads the four digits of the \u escape at pos.
 func (n *normalizer) hex(pos int) rune {
 	r, _ := strconv.ParseUint(string(n.src[pos+2:pos+6]), 16, 16) // valid JSON has digits there
 	return rune(r)

@@ -16,14 +16,14 @@ import (
 type latencySpec struct {
 	URL    string // of a healthy receiver
 	Dead   int    // half of them take connections and never answer, half refuse them
-	Events int    // that are timed
+	Events int    // one half is timed, the other watched for its arrival
 }
 
 // A latencyResult holds percentiles in nanoseconds.
 type latencyResult struct {
 	P50, P99, P999 float64 // of Emit
 	Delivered99    float64 // p99 from Emit to delivery, the batch window included
-	Refused        int     // timed events that were not taken
+	Refused        int     // events that were not taken
 }
 
 // measureLatency is the child's part. Half of the events show how long Emit takes, the other half when they arrive:
