@@ -1,11 +1,11 @@
 package webhook
 
 import (
-	"crypto/rand"
+	"context"
 	"errors"
-	"maps"
 	"net/http"
-	"strconv"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,594 +24,542 @@ type endpointKey struct {
 // There is one endpoint per key: the dispatcher's table holds it while a webhook leads to it or something is
 // pending. Once it is out of the table it is retired and takes no more events.
 type endpoint struct {
-	d      *Dispatcher
-	key    endpointKey
-	header http.Header // the app's own headers; never written to
-	health health      // how the last attempt went
+	shared  *shared
+	account *account
+	key     endpointKey
+	header  http.Header // the app's own headers; never written to
 
-	mu         sync.Mutex
-	app        credentials // what batches are signed with when they leave; SetApp changes it
-	configured bool        // a webhook leads here
-	retired    bool        // out of the dispatcher's table
-	closed     bool        // the dispatcher is closing
-	lanes      []*lane     // by hash of the channel; nil where nothing is pending
-	active     int         // lanes that are not nil
-	bytes      int64       // memory held by all lanes, in flight included
+	mu          sync.Mutex
+	configured  bool   // a webhook leads here
+	retired     bool   // out of the dispatcher's table
+	closed      bool   // the dispatcher is closing
+	answers     class  // how it answered last
+	epoch       uint32 // counts the back-offs that began or ended
+	maxBody     int32  // less than MaxBatchBytes after a 413, else 0
+	deliveries  int32  // accepted since maxBody was changed
+	working     int32  // lanes that are in an app's line or sending
+	active      int32  // lanes that exist
+	pending     int    // events
+	bytes       int64  // memory of all lanes, in flight included
+	lastSuccess time.Time
+	lanes       []*lane  // by index, nil where nothing is pending; nil while none is
+	telling     []*batch // have ended, and somebody is being told
+	ready       []*lane  // that have something to send and wait for their turn, or for the endpoint
+	trouble     *trouble // nil while everything is accepted
 }
 
-type credentials struct {
-	key    string
-	secret Secret
+// What endpoints share.
+type shared struct {
+	cfg      Config // with its defaults
+	schedule schedule
+	retire   func(*endpoint)
+
+	ctx    context.Context // of every Send
+	cancel context.CancelFunc
+
+	bytes                            atomic.Int64 // memory of all that is pending
+	active                           atomic.Int64 // endpoints with something pending
+	delivered, undelivered, requests atomic.Uint64
+
+	settling count   // batches between a queue and the wire, or between a queue and Close's result
+	closing  closing // see close.go
 }
 
-// A lane sends one request at a time, so the events of its channels arrive in the order they were emitted. All
-// of its fields are guarded by endpoint.mu.
-//
-// A lane exists while something is pending on it, and is in one of two states:
-//
-//   - sending: a goroutine in run owns it and takes batch after batch. Events go on filling the open batch.
-//   - waiting: no goroutine. The queue is empty, the open batch is not, and the timer ends its window.
+// A lane sends one request at a time, so the events of its channels arrive in the order they were emitted. It exists
+// while something is pending on it. All of its fields are guarded by endpoint.mu, but for those that the goroutine
+// which sends has to itself.
 type lane struct {
 	endpoint *endpoint
-	index    int // in endpoint.lanes
-	sending  bool
-	inFlight *batch      // taken by run, not ended yet
-	queue    []*batch    // closed, in order
+	index    int32
+	state    laneState
+	epoch    uint32      // the endpoint's, when the request left
 	open     *batch      // the newest, still filling
-	timer    *time.Timer // ends the open batch's window; nil until first needed
+	queue    []*batch    // closed, in order
+	current  *batch      // on the wire: one of the queue, or a part of one
+	timer    *time.Timer // ends the open batch's window or, while a request is on the wire, looks whether it hangs
 	hint     int         // room for the next batch, by the size of the last
-	spare    buffer      // of a batch that was delivered, for the next one
+	memory   int64       // what the lane itself was charged
+	spare    *batch      // delivered, to be filled again
+	place    place       // on the wire; guarded by schedule.mu
+
+	base   context.Context // with status; made at the first request
+	ctx    context.Context // of the request on the wire
+	cancel context.CancelFunc
+	status int // of its answer, if the Sender tells
 }
 
-// A buffer holds the events of a batch, and has been charged for.
-type buffer struct {
-	bytes  []byte
-	memory int64 // what it was charged, see endpoint.charge
-}
+type laneState int8
 
-// A batch is the body of one request in the making. Nothing writes to its body once the batch is closed. When
-// it has been delivered the lane may fill the same buffer again, but only if the Sender is known to have let go
-// of it (see Dispatcher.send). Buffers never leave their lane, so not even a mistake could show one tenant's
-// events to another.
-type batch struct {
-	body     []byte
-	events   int
-	opened   time.Time // when its first event came
-	memory   int64     // what it was charged
-	delivery *Delivery // once it is sent, or from the start if it was redelivered
-	ahead    *signing  // if it is signed before its turn, see lane.signAhead
-	flushes  []*flush  // waiting for this batch to end
-
-	ending    bool // the Sender has returned, its result is being told
-	abandoned bool // Close has handed it back meanwhile
-}
-
-// A batch's envelope. Its time, in milliseconds, has at most 20 digits.
 const (
-	batchStart    = `{"time_ms":`
-	batchEvents   = `,"events":[`
-	batchEnd      = `]}`
-	envelopeBytes = len(batchStart) + 20 + len(batchEvents) + len(batchEnd)
+	filling laneState = iota // nothing to send before the timer fires, or nothing at all
+	ready                    // something to send: in endpoint.ready
+	inLine                   // waits for a place on the wire, in the line of its app
+	sending                  // a goroutine in run owns it
 )
 
+// A batch is the body of one request in the making. Nothing writes to its events once it is closed.
+type batch struct {
+	buf      []byte // see body.go
+	events   int
+	opened   time.Time // when its first event was accepted
+	last     time.Time // when its last event was accepted, or a little later
+	memory   int64     // what it was charged
+	delivery *Delivery // once it has left, or from the start if it was stored
+	flush    *flush    // that waits for it
+	parent   *batch    // of a part
+	division *division // of a batch that is sent in parts
+	aside    *aside    // of an event that was refused
+
+	arrived   bool // accepted
+	lost      bool // given up: it is the caller's
+	abandoned bool // Close has handed it back meanwhile
+	purged    bool // Purge wants it given up unless it arrives
+}
+
 const (
-	minBuffer     = 512 // a batch's first buffer, where batching is on
-	batchOverhead = 160 // a batch beside its body: the struct and its place in the queue
+	minBuffer  = 512 // a batch's first buffer, where batching is on
+	batchBytes = 176 // what a batch takes beside its body
+	laneBytes  = 512 // what a lane takes, with its timer
+	keepBytes  = batchBytes + laneBytes
 )
 
 // errRetired is append's answer on an endpoint that has left the table: the caller has to look up the key.
 var errRetired = errors.New("webhook: endpoint retired")
 
-func newEndpoint(d *Dispatcher, key endpointKey, header http.Header) *endpoint {
-	return &endpoint{d: d, key: key, header: header, lanes: make([]*lane, d.cfg.MaxInFlight)}
+// encryptedPrefix is what the names of encrypted channels start with. Several of Pusher's libraries refuse a whole
+// webhook for one of them, so they have a lane of their own.
+const encryptedPrefix = "private-encrypted-"
+
+// laneOf returns the index of the lane that an event belongs to.
+func (s *shared) laneOf(channel string, event []byte) int {
+	switch n := s.cfg.MaxInFlight; {
+	case s.cfg.MaxBatchEvents > 1 && strings.HasPrefix(channel, encryptedPrefix):
+		return n
+	case n == 1:
+		return 0
+	default:
+		return int(hashChannel(rawChannel(event)) % uint64(n))
+	}
 }
 
-// append puts an event at the end of its channel's lane. Whether it is accepted or refused as closed is decided
-// under the lock that Close takes as well, so nothing is accepted that Close does not see.
-func (e *endpoint) append(event *Event, p payload, queued *atomic.Uint64) error {
+// asideLane is the index of the lane of events that were set aside. It is the last.
+func (s *shared) asideLane() int { return s.cfg.MaxInFlight + 1 }
+
+// append puts an event at the end of a lane. Whether it is accepted or refused as closed is decided under the lock
+// that Close takes as well, so nothing is accepted that Close does not see. With force it is accepted even above the
+// limits.
+func (e *endpoint) append(event []byte, lane int, force bool) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	switch {
-	case e.retired:
-		return errRetired
-	case e.closed:
-		return ErrClosed
+	l, err := e.enter(lane)
+	if err != nil {
+		return err
 	}
-	l := e.lane(event.Channel)
-	if err := l.append(event, p); err != nil {
+	if err := l.append(event, force); err != nil {
 		e.drop(l)
 		return err
 	}
-	queued.Add(1) // before the lock is released: an event is never delivered before it is queued
+	e.pending++
+	e.account.count.queued.Add(1) // before the lock is released: an event is never delivered before it is queued
 	return nil
 }
 
-// redeliver queues a batch that is signed already, behind everything that waits on its first channel's lane.
-func (e *endpoint) redeliver(d *Delivery, queued *atomic.Uint64) error {
-	channel := ""
-	if len(e.lanes) > 1 {
-		channel = firstChannel(d.Body)
-	}
+// redeliver queues a stored batch behind everything that waits on a lane. It takes no more memory than b.memory.
+func (e *endpoint) redeliver(b *batch, lane int) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	switch {
-	case e.retired:
-		return errRetired
-	case e.closed:
-		return ErrClosed
-	}
-	memory := int64(len(d.Body) + batchOverhead)
-	if _, err := e.charge(memory, memory); err != nil {
+	l, err := e.enter(lane)
+	if err != nil {
 		return err
 	}
-	l := e.lane(channel)
-	if l.open != nil {
-		l.close()
+	if _, err := e.charge(b.memory, b.memory); err != nil {
+		e.drop(l)
+		return err
 	}
-	l.queue = append(l.queue, &batch{events: d.Events, memory: memory, delivery: d})
-	l.start()
-	queued.Add(uint64(d.Events))
+	l.close()
+	l.queue = append(l.queue, b)
+	e.pending += b.events
+	e.account.count.queued.Add(uint64(b.events))
+	l.due()
 	return nil
 }
 
-// lane returns the channel's lane, which may be new and empty: the caller fills it or drops it.
-func (e *endpoint) lane(channel string) *lane {
-	i := 0
-	if n := uint64(len(e.lanes)); n > 1 {
-		i = int(hashChannel(channel) % n)
+// enter returns a lane for the caller to put something on, or to drop.
+func (e *endpoint) enter(lane int) (*lane, error) {
+	switch {
+	case e.retired:
+		return nil, errRetired
+	case e.closed:
+		return nil, ErrClosed
+	}
+	return e.lane(lane), nil
+}
+
+func (e *endpoint) lane(i int) *lane {
+	if e.lanes == nil {
+		e.lanes = make([]*lane, e.shared.asideLane()+1)
+		e.shared.active.Add(1)
 	}
 	if e.lanes[i] == nil {
-		e.lanes[i] = &lane{endpoint: e, index: i}
-		if e.active++; e.active == 1 {
-			e.d.active.Add(1)
-		}
+		e.lanes[i] = &lane{endpoint: e, index: int32(i)}
+		e.active++
 	}
 	return e.lanes[i]
 }
 
-// hashChannel is FNV-1a: the same in every process, so that batches which another process has stored go to the
-// lane that they came from. An app that makes its channels collide slows down nobody else.
-func hashChannel(channel string) uint64 {
-	h := uint64(14695981039346656037)
-	for i := range len(channel) {
-		h = (h ^ uint64(channel[i])) * 1099511628211
-	}
-	return h
-}
-
-// drop frees a lane on which nothing is pending.
+// drop frees a lane on which nothing is pending, and with the last one what the endpoint holds.
 func (e *endpoint) drop(l *lane) {
-	if l.sending || l.open != nil || len(l.queue) > 0 || e.lanes[l.index] != l {
+	if l.state != filling || l.open != nil || len(l.queue) > 0 || e.lanes == nil || e.lanes[l.index] != l {
 		return
 	}
+	if l.timer != nil {
+		l.timer.Stop()
+	}
+	if l.spare != nil {
+		e.release(l.spare.memory)
+		l.spare = nil
+	}
+	e.release(l.memory)
 	e.lanes[l.index] = nil
-	e.release(l.spare.memory)
-	l.spare = buffer{}
 	if e.active--; e.active == 0 {
-		e.d.active.Add(-1)
+		e.lanes, e.ready = nil, nil
+		if e.trouble != nil && e.trouble.over() {
+			e.trouble = nil
+		}
+		e.shared.ended()
 	}
 }
 
-// charge takes memory out of the endpoint's share and of the dispatcher's: as much as there is, up to want. If
-// that is less than need it takes nothing and fails.
+// charge takes memory out of the endpoint's share and of the app's: as much as there is, up to want. If that is
+// less than need it takes nothing and fails.
 func (e *endpoint) charge(need, want int64) (granted int64, err error) {
-	d := e.d
-	own := d.cfg.MaxEndpointQueuedBytes - e.bytes
+	own := e.shared.cfg.MaxEndpointQueuedBytes - e.bytes
 	if own < need {
 		return 0, errEndpointFull
 	}
-	if granted = d.charge(need, min(want, own)); granted == 0 {
+	if granted = e.shared.charge(e.account, need, min(want, own)); granted == 0 {
 		return 0, errDispatcherFull
 	}
 	e.bytes += granted
 	return granted, nil
 }
 
-// charge takes memory out of the whole: as much as there is, from need to want, or nothing.
-func (d *Dispatcher) charge(need, want int64) (granted int64) {
-	for {
-		held := d.bytes.Load()
-		granted = min(want, d.cfg.MaxQueuedBytes-held)
-		if granted < need {
-			return 0
-		}
-		if d.bytes.CompareAndSwap(held, held+granted) {
-			return granted
-		}
-	}
+// chargeAnyway is charge for what was accepted already.
+func (e *endpoint) chargeAnyway(memory int64) {
+	e.bytes += memory
+	e.shared.chargeAnyway(e.account, memory)
 }
 
-func (e *endpoint) release(memory int64) {
-	e.bytes -= memory
-	e.d.bytes.Add(-memory)
-}
+func (e *endpoint) release(memory int64) { e.chargeAnyway(-memory) }
 
-// flush closes the open batches and has f wait for everything that is pending.
-func (e *endpoint) flush(f *flush) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, l := range e.lanes {
-		if l == nil {
-			continue
-		}
-		if l.open != nil {
-			l.close()
-		}
-		last := l.inFlight
-		if n := len(l.queue); n > 0 {
-			last = l.queue[n-1] // a lane's batches end in order: the last one stands for all
-		}
-		if last != nil && !last.abandoned {
-			last.flushes = append(last.flushes, f)
-			f.left.Add(1)
-		}
+// maxBytes is how large a body of the endpoint may be.
+func (e *endpoint) maxBytes() int {
+	if e.maxBody > 0 {
+		return int(e.maxBody)
 	}
-}
-
-// close refuses events from now on and sends what is pending without waiting for its window.
-func (e *endpoint) close() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.closed = true
-	for _, l := range e.lanes {
-		if l != nil && l.open != nil {
-			l.close()
-		}
-	}
-}
-
-// abandon takes every pending batch away from the lanes, in order, in flight included. A Send that still runs
-// finds its batch taken and counts for nothing.
-func (e *endpoint) abandon() []*batch {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	var left []*batch
-	for _, l := range e.lanes {
-		if l == nil {
-			continue
-		}
-		if l.inFlight != nil && !l.inFlight.ending {
-			l.inFlight.abandoned = true
-			left = append(left, l.inFlight)
-		}
-		left = append(left, l.queue...)
-		l.queue = nil
-		e.drop(l)
-	}
-	for _, b := range left {
-		e.release(b.memory)
-	}
-	return left
+	return e.shared.cfg.MaxBatchBytes
 }
 
 // append puts an event into the open batch and closes the batch when that makes it full.
-func (l *lane) append(event *Event, p payload) error {
-	cfg := &l.endpoint.d.cfg
-	if l.open != nil && len(l.open.body)+1+p.size+len(batchEnd) > cfg.MaxBatchBytes {
+func (l *lane) append(event []byte, force bool) error {
+	if l.open != nil && len(l.open.buf)+1+len(event)+len(bodyEnd) > l.endpoint.maxBytes() {
 		l.close()
+		l.due()
 	}
 	b := l.open
 	if b == nil {
-		b = &batch{body: l.spare.bytes, memory: l.spare.memory}
-		l.spare = buffer{}
+		if b, l.spare = l.spare, nil; b == nil {
+			b = &batch{}
+		}
 	}
-	if err := l.reserve(b, p.size); err != nil {
+	if err := l.reserve(b, len(event), force); err != nil {
 		if l.open == nil {
-			l.spare = buffer{b.body, b.memory}
+			l.spare = b
 		}
 		return err
 	}
 	if l.open == nil {
 		l.begin(b)
 	}
-	b.append(event, p)
-	if b.events++; b.events == cfg.MaxBatchEvents {
+	if b.events > 0 {
+		b.buf = append(b.buf, ',')
+	}
+	b.buf = append(b.buf, event...)
+	if b.events++; b.events == l.endpoint.shared.cfg.MaxBatchEvents {
 		l.close()
+		l.due()
 	}
 	return nil
 }
 
-// begin makes b the open batch and starts its window. While the lane is sending no timer runs: next looks at
-// the time when the request is done.
+// begin makes b the open batch and starts its window, unless the lane looks at the time by itself when its request
+// is done.
 func (l *lane) begin(b *batch) {
-	b.begin()
 	l.open = b
-	if cfg := &l.endpoint.d.cfg; !l.sending && cfg.MaxBatchEvents > 1 {
+	b.opened = time.Now() // once a batch: the clock costs as much as an event
+	if cfg := &l.endpoint.shared.cfg; cfg.MaxBatchEvents > 1 && l.state == filling {
 		l.arm(cfg.BatchWindow)
 	}
-}
-
-// begin writes what comes before the first event.
-func (b *batch) begin() {
-	b.opened = time.Now() // once a batch: the clock costs as much as an event
-	b.body = append(b.body, batchStart...)
-	b.body = strconv.AppendInt(b.body, b.opened.UnixMilli(), 10)
-	b.body = append(b.body, batchEvents...)
-}
-
-// append writes an event. There is room for it, so the body stays where it is, and only its length is set: a
-// pointer that is stored costs a write barrier while the garbage collector runs.
-func (b *batch) append(event *Event, p payload) {
-	body := b.body
-	if b.events > 0 {
-		body = append(body, ',')
-	}
-	body = p.append(body, event)
-	b.body = b.body[:len(body)]
-}
-
-// single makes a delivery of one event, outside of any lane.
-func (e *endpoint) single(event *Event, p payload) *Delivery {
-	e.mu.Lock()
-	app := e.app
-	e.mu.Unlock()
-	b := &batch{events: 1}
-	b.begin()
-	b.body = append(p.append(b.body, event), batchEnd...)
-	var s endpointSigner
-	return s.delivery(e, app, b)
 }
 
 // reserve makes room in b for an event of n bytes and all that surrounds it. Memory is charged as it is
 // allocated, a few times a batch, so that the limits bound the heap itself. Near a limit a batch grows by all
 // that is left, not event by event.
-func (l *lane) reserve(b *batch, n int) error {
-	size := cap(b.body)
-	need, overhead := len(b.body)+1+n+len(batchEnd), 0
-	if len(b.body) == 0 {
-		need = envelopeBytes + n
-	}
-	if size == 0 {
-		overhead = batchOverhead
-	}
+func (l *lane) reserve(b *batch, n int, force bool) error {
+	size, overhead := cap(b.buf), 0
+	need := max(len(b.buf), headBytes) + 1 + n + len(bodyEnd)
 	if need <= size {
+		b.buf = b.buf[:max(len(b.buf), headBytes)]
 		return nil
 	}
+	if size == 0 {
+		overhead = batchBytes
+	}
+	lane := laneBytes - l.memory
 	want := need
-	if cfg := &l.endpoint.d.cfg; cfg.MaxBatchEvents > 1 {
+	if cfg := &l.endpoint.shared.cfg; cfg.MaxBatchEvents > 1 {
 		want = max(need, min(max(2*size, l.hint, minBuffer), cfg.MaxBatchBytes))
 	}
-	granted, err := l.endpoint.charge(int64(need-size+overhead), int64(want-size+overhead))
-	if err != nil {
+	granted, err := l.endpoint.charge(int64(need-size+overhead)+lane, int64(want-size+overhead)+lane)
+	if err != nil && !force {
 		return err
+	} else if err != nil {
+		granted = int64(need-size+overhead) + lane
+		l.endpoint.chargeAnyway(granted)
 	}
+	l.memory += lane
+	granted -= lane
 	b.memory += granted
-	b.body = append(make([]byte, 0, size+int(granted)-overhead), b.body...)
+	grown := make([]byte, max(len(b.buf), headBytes), size+int(granted)-overhead)
+	copy(grown, b.buf)
+	b.buf = grown
 	return nil
 }
 
-// close completes the open batch and puts it at the end of the queue.
+// close completes the open batch, if there is one, and puts it at the end of the queue.
 func (l *lane) close() {
 	b := l.open
+	if b == nil {
+		return
+	}
 	l.open = nil
-	b.body = append(b.body, batchEnd...)
-	l.hint = len(b.body) + len(b.body)/8
+	b.buf = append(b.buf, bodyEnd...)
+	if b.last = b.opened; b.events > 1 {
+		b.last = time.Now() // of one event at least: the clock is too slow to ask it for each
+	}
+	l.hint = len(b.buf) + len(b.buf)/8
 	l.queue = append(l.queue, b)
-	l.start()
-	l.signAhead()
 }
 
-// start has a goroutine send the queue, if none does.
-func (l *lane) start() {
-	if !l.sending {
-		l.own()
-		go l.run()
+// remove takes a batch out of the queue.
+func (l *lane) remove(b *batch) {
+	if len(l.queue) > 0 && l.queue[0] == b {
+		l.queue[0] = nil
+		l.queue = l.queue[1:]
+		return
+	}
+	if i := slices.Index(l.queue, b); i >= 0 {
+		l.queue = slices.Delete(l.queue, i, i+1)
 	}
 }
 
-// own marks the lane as sending. The caller calls run.
-func (l *lane) own() {
-	l.sending = true
+// due makes the lane ready to send, if it is not already.
+func (l *lane) due() {
+	if l.state != filling {
+		return
+	}
 	if l.timer != nil {
 		l.timer.Stop()
 	}
-	l.endpoint.d.running.Add(1) // before closed is set or by Close itself, so never during running.Wait
+	l.state = ready
+	l.endpoint.ready = append(l.endpoint.ready, l)
+	l.endpoint.dispatch(nil)
+}
+
+// rest is called when a lane may have nothing more to do at the moment: it becomes due, waits or goes.
+func (l *lane) rest() {
+	l.state = filling
+	wait, something := l.wait()
+	switch {
+	case !something:
+		l.endpoint.drop(l)
+	case wait <= 0:
+		l.state = ready
+		l.endpoint.ready = append(l.endpoint.ready, l)
+	default:
+		l.arm(wait)
+	}
+}
+
+// wait returns how long it takes until the lane has something to send, if it will have anything.
+func (l *lane) wait() (time.Duration, bool) {
+	switch {
+	case len(l.queue) > 0 && int(l.index) == l.endpoint.shared.asideLane():
+		return time.Until(l.queue[0].aside.due), true
+	case len(l.queue) > 0 || l.open != nil && l.endpoint.closed:
+		return 0, true
+	case l.open != nil:
+		return l.endpoint.shared.cfg.BatchWindow - time.Since(l.open.opened), true
+	}
+	return 0, false
 }
 
 func (l *lane) arm(wait time.Duration) {
 	if l.timer == nil {
-		l.timer = time.AfterFunc(wait, l.windowEnded)
+		l.timer = time.AfterFunc(wait, l.wake)
 	} else {
 		l.timer.Reset(wait)
 	}
 }
 
-// windowEnded is the timer's function. A timer that is stopped or reset a moment too late runs it for a batch
-// that is gone: then the lane is sending or empty, or a younger batch leaves before its window has ended.
-func (l *lane) windowEnded() {
+// wake is the timer's function. A timer that is stopped or reset a moment too late runs it for nothing: it only
+// looks at how things are.
+func (l *lane) wake() {
 	e := l.endpoint
 	e.mu.Lock()
-	if l.sending || l.open == nil {
-		e.mu.Unlock()
-		return
-	}
-	l.own()
-	e.mu.Unlock()
-	l.run()
-}
-
-func (l *lane) windowLeft() time.Duration {
-	return l.endpoint.d.cfg.BatchWindow - time.Since(l.open.opened)
-}
-
-// run owns the lane and sends batch after batch until nothing is due.
-func (l *lane) run() {
-	e := l.endpoint
-	defer e.d.running.Done()
-	var s endpointSigner
-	for b, app := l.next(); b != nil; b, app = l.next() {
-		delivery := s.delivery(e, app, b)
-		if l.sent(b, delivery) {
-			started := time.Now()
-			reusable, err := e.d.send(delivery)
-			l.end(b, time.Since(started), reusable, err)
-		}
-	}
-	e.d.retire(e)
-}
-
-// next takes the batch to send now, and what to sign it with. When there is none it gives up the lane and
-// returns nil.
-func (l *lane) next() (*batch, credentials) {
-	e := l.endpoint
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if len(l.queue) == 0 && l.open != nil {
-		if wait := l.windowLeft(); wait > 0 {
-			l.sending = false
-			l.arm(wait)
-			return nil, credentials{}
-		}
-		l.close()
-	}
-	// Once the context has ended, Close's time is up and what is left is Close's to hand back.
-	if len(l.queue) == 0 || e.d.ctx.Err() != nil {
-		l.sending = false
-		e.drop(l)
-		return nil, credentials{}
-	}
-	b := l.queue[0]
-	l.queue[0] = nil
-	l.queue = l.queue[1:]
-	l.inFlight = b
-	l.signAhead()
-	return b, e.app
-}
-
-// sent notes the delivery that is about to be sent, so that Close can hand back just that one. It returns
-// false if Close took b away before.
-func (l *lane) sent(b *batch, delivery *Delivery) bool {
-	l.endpoint.mu.Lock()
-	defer l.endpoint.mu.Unlock()
-	if b.abandoned {
-		return false
-	}
-	b.delivery = delivery
-	return true
-}
-
-// end takes the result of sending b into the accounts and tells who waits for it. A batch that Close has
-// handed back meanwhile has ended already.
-func (l *lane) end(b *batch, took time.Duration, reusable bool, err error) {
-	e := l.endpoint
-	e.mu.Lock()
-	b.ending = true
-	abandoned := b.abandoned
-	if err != nil && !abandoned {
-		e.d.keep(b.delivery, err) // before Close, which from now on leaves b to us, looks at what was kept
+	var gone []loss
+	switch l.state {
+	case filling:
+		l.rest()
+		e.dispatch(nil)
+	case sending:
+		gone = l.overdue()
 	}
 	e.mu.Unlock()
-	if abandoned {
-		return
-	}
-	e.d.ended(b.delivery, took, err)
+	e.report(gone)
+	e.shared.retire(e)
+}
+
+// finish is called when an attempt has been made and everybody was told of it; b is nil if there was none to make.
+// It reports whether the caller has a place on the wire for the next one. returned says that there is a goroutine
+// to go on.
+func (l *lane) finish(b *batch, returned bool) (again bool) {
+	e := l.endpoint
 	e.mu.Lock()
-	l.inFlight = nil
-	if reusable && b.body != nil && l.spare.bytes == nil && cap(b.body) <= max(minBuffer, 2*l.hint) {
-		l.spare = buffer{b.body[:0], b.memory}
+	switch {
+	case b != nil && b.arrived:
+		defer l.done(b)()
+	case b != nil && !b.lost && !e.closed && b.delivery.by != nil:
+		b.delivery.Header = nil // it can be made again, and may be larger than the body
+	}
+	if l.timer != nil {
+		l.timer.Stop()
+	}
+	if t := e.trouble; t != nil && t.probe == l {
+		t.probe = nil
+	}
+	e.working--
+	l.rest()
+	if !returned {
+		e.dispatch(nil)
 	} else {
-		e.release(b.memory)
+		again = e.dispatch(l)
 	}
 	e.mu.Unlock()
-	for _, f := range b.flushes { // no longer in flight, so it gets no more of them
-		f.one()
+	if !again {
+		e.shared.retire(e)
 	}
+	return again
 }
 
-// minSignAhead is the size from which on a batch is signed ahead. It saves batches of 1000 events, of 90 KB, some
-// tenth of their time, and those of 100 events nothing (BenchmarkDeliver).
-const minSignAhead = 16 << 10
-
-// A signing is a batch being signed while the one before it is in flight, by a goroutine of its own, which ends
-// with that and counts as running.
-type signing struct {
-	app      credentials
-	done     chan struct{} // closed when delivery is set
-	delivery *Delivery
-}
-
-// signAhead has the batch signed that leaves after the one in flight.
-func (l *lane) signAhead() {
-	if l.inFlight == nil || len(l.queue) == 0 {
-		return
-	}
-	b := l.queue[0]
-	if b.ahead != nil || len(b.body) < minSignAhead {
-		return
-	}
+// done is for a batch that has arrived, when everybody was told. Nobody can read it any more (see Delivery), so its
+// memory serves the next one. It never leaves its lane: not even a mistake could show one tenant's events to another.
+// What it returns tells the flushes, when endpoint.mu is not held any more.
+func (l *lane) done(b *batch) (tell func()) {
 	e := l.endpoint
-	ahead := &signing{app: e.app, done: make(chan struct{})}
-	b.ahead = ahead
-	e.d.running.Add(1) // beside that of the batch in flight, so never during running.Wait
-	go func() {
-		defer e.d.running.Done()
-		defer close(ahead.done)
-		var s endpointSigner
-		ahead.delivery = s.sign(e, ahead.app, b)
-	}()
+	ended := [2]*flush{e.told(b)}
+	if parent := b.parent; parent != nil && parent.events == 0 {
+		ended[1] = e.told(parent)
+		e.release(parent.memory)
+	}
+	l.keep(b)
+	return func() { ended[0].ended(); ended[1].ended() }
 }
 
-// An endpointSigner turns the batches of one endpoint into deliveries. It keeps its HMAC state while the
-// app's secret stays the same.
-type endpointSigner struct {
-	secret Secret
-	signer *signer
+// keep keeps a batch's memory for the next one of the lane, if that is worth it.
+func (l *lane) keep(b *batch) {
+	e := l.endpoint
+	if b.parent != nil || l.spare != nil || cap(b.buf) > max(minBuffer, 2*l.hint) || b.delivery.by == nil {
+		e.release(b.memory)
+		return
+	}
+	if raceEnabled { // whoever reads it all the same finds out
+		overwrite(b.buf[:cap(b.buf)])
+	}
+	d := b.delivery
+	d.ID, d.Body, d.by, d.sends = "", nil, nil, 0
+	*b = batch{buf: b.buf[:0], memory: b.memory, delivery: d}
+	l.spare = b
 }
 
-// delivery returns b's delivery, signed now unless it was before. What was signed ahead is of no use if the
-// app has got another key or secret since.
-func (s *endpointSigner) delivery(e *endpoint, app credentials, b *batch) *Delivery {
-	if b.delivery != nil {
-		return b.delivery
+// told is for a batch that has ended, when everybody knows. It returns the flush that waits for it.
+func (e *endpoint) told(b *batch) *flush {
+	if i := slices.Index(e.telling, b); i >= 0 {
+		e.telling = slices.Delete(e.telling, i, i+1)
 	}
-	if b.ahead != nil {
-		<-b.ahead.done
-		if b.ahead.app == app {
-			return b.ahead.delivery
-		}
-	}
-	return s.sign(e, app, b)
+	return b.flush
 }
 
-// sign makes a delivery of b. It does not change b.
-func (s *endpointSigner) sign(e *endpoint, app credentials, b *batch) *Delivery {
-	if s.signer == nil || s.secret != app.secret {
-		s.secret, s.signer = app.secret, newSigner(app.secret)
-	}
-	id := rand.Text()
-	values := []string{"application/json", app.key, s.signer.sign(b.body), id}
-	header := make(http.Header, len(e.header)+len(values))
-	maps.Copy(header, e.header)
-	for i, name := range ownHeaders {
-		header[name] = values[i : i+1 : i+1]
-	}
-	return &Delivery{
-		ID:        id,
-		AppID:     e.key.app,
-		URL:       e.key.url,
-		Header:    header,
-		Body:      b.body,
-		Events:    b.events,
-		CreatedAt: b.opened.UTC(),
-		health:    &e.health,
+func overwrite(buf []byte) {
+	for i := range buf {
+		buf[i] = '!'
 	}
 }
 
-// A flush waits until a number of batches have ended.
+// A flush waits until a number of batches have ended, and until the flush before it is done, which waits for the
+// batches that were pending then.
 type flush struct {
-	left atomic.Int64 // batches, and one for whoever is still adding them
-	done chan struct{}
+	left   atomic.Int64 // batches, and one for whoever is still adding them
+	done   chan struct{}
+	before *flush
 }
 
-func newFlush() *flush {
-	f := &flush{done: make(chan struct{})}
+func newFlush(before *flush) *flush {
+	f := &flush{done: make(chan struct{}), before: before}
 	f.left.Store(1)
 	return f
 }
 
-// one tells f that one of its batches has ended.
-func (f *flush) one() {
-	if f.left.Add(-1) == 0 {
+// add has f wait for a batch, unless an earlier flush does already.
+func (f *flush) add(b *batch) {
+	if b.flush == nil {
+		b.flush = f
+		f.left.Add(1)
+	}
+}
+
+// ended tells f, which may be nil, that one of its batches has ended.
+func (f *flush) ended() {
+	if f != nil && f.left.Add(-1) == 0 {
 		close(f.done)
 	}
+}
+
+// flush closes the open batches and has f wait for everything that is pending.
+func (e *endpoint) flush(f *flush) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, b := range e.telling {
+		f.add(b)
+	}
+	for _, l := range e.existing() {
+		if l.open != nil {
+			l.close()
+			l.due()
+		}
+		for _, b := range l.queue {
+			f.add(b)
+		}
+	}
+}
+
+// existing returns the endpoint's lanes.
+func (e *endpoint) existing() []*lane {
+	lanes := make([]*lane, 0, e.active)
+	for _, l := range e.lanes {
+		if l != nil {
+			lanes = append(lanes, l)
+		}
+	}
+	return lanes
 }

@@ -56,7 +56,7 @@ func TestWindowRunsFromTheFirstEvent(t *testing.T) {
 		require.Empty(t, sent.deliveries())
 		atTime(time.Millisecond)
 		require.Equal(t, [][]string{{"a", "b"}}, sent.batches(t))
-		require.Equal(t, first.UnixMilli(), parse(t, sent.deliveries()[0].Body).TimeMS, "time_ms is the first event's")
+		require.Equal(t, first.Add(window).UnixMilli(), parse(t, sent.deliveries()[0].Body).TimeMS, "time_ms is when it left")
 		require.True(t, first.Equal(sent.deliveries()[0].CreatedAt))
 
 		emit(t, d, "app", webhook.ChannelOccupied("c"))
@@ -90,9 +90,10 @@ func TestFullByBytes(t *testing.T) {
 			closeNow(t, d)
 			event := len(`,{"name":"channel_occupied","channel":"channel-10"}`)
 			for i, delivery := range sent.deliveries() {
-				require.LessOrEqual(t, len(delivery.Body), most)
+				body := len(delivery.Body) + 1 // time_ms has a digit less in the year 2000
+				require.LessOrEqual(t, body, most)
 				if i < len(sent.deliveries())-1 {
-					require.Greater(t, len(delivery.Body)+event, most, "there was room for another event")
+					require.Greater(t, body+event, most, "there was room for another event")
 				}
 			}
 		}

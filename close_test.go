@@ -51,7 +51,7 @@ func TestClosedDispatcherRefuses(t *testing.T) {
 func TestCloseHandsBackWhatIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var reported []*webhook.Delivery
-		cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 2}, func(ctx context.Context, _ *webhook.Delivery) error {
+		cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 2, SendTimeout: time.Hour}, func(ctx context.Context, _ *webhook.Delivery) error {
 			<-ctx.Done()
 			return ctx.Err()
 		})
@@ -111,7 +111,7 @@ func TestCloseGivesUpASenderThatIgnoresItsContext(t *testing.T) {
 func TestCloseReportsOnlyWhatFailedSince(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		refused := errors.New("refused")
-		cfg, _ := oneEndpoint(webhook.Config{}, func(context.Context, *webhook.Delivery) error { return refused })
+		cfg, _ := oneEndpoint(webhook.Config{RetryFor: -1}, func(context.Context, *webhook.Delivery) error { return refused })
 		d := newDispatcher(t, cfg)
 		emit(t, d, "app", webhook.ChannelOccupied("before"))
 		atTime(window)
@@ -191,14 +191,12 @@ func TestRedeliverAfterAJSONRoundTrip(t *testing.T) {
 	app := testApp("app")
 	r := newReceiver(t, app)
 	app.Webhooks = []webhook.Webhook{{URL: r.URL + "/hook?token=1", EventTypes: every, Headers: map[string]string{"Authorization": "Bearer x"}}}
-	dead := &recorder{answer: func(ctx context.Context, _ *webhook.Delivery) error {
-		<-webhook.Closing(ctx)
-		return errors.New("down")
-	}}
+	dead := &recorder{answer: func(context.Context, *webhook.Delivery) error { return errors.New("down") }}
 	before := newDispatcher(t, webhook.Config{Apps: []webhook.App{app}, MaxBatchEvents: 2, MaxInFlight: 1, Sender: dead})
 	for i := range 5 {
 		emit(t, before, "app", webhook.SubscriptionCount("room-<é>", i))
 	}
+	require.True(t, settles(func() bool { return before.Endpoints("app")[0].State == webhook.EndpointFailing }))
 	var left *webhook.UndeliveredError
 	require.ErrorAs(t, before.Close(t.Context()), &left)
 	stored, err := json.Marshal(left.Deliveries)
@@ -207,7 +205,7 @@ func TestRedeliverAfterAJSONRoundTrip(t *testing.T) {
 
 	var restored []*webhook.Delivery
 	require.NoError(t, json.Unmarshal(stored, &restored))
-	after := newDispatcher(t, webhook.Config{}) // the app is not even configured any more
+	after := newDispatcher(t, webhook.Config{}) // the app is not even configured any more: they go out as they are
 	require.NoError(t, after.Redeliver(restored...))
 	require.NoError(t, after.Redeliver(left.Deliveries[0]), "twice does no harm: the receiver knows the Webhook-Id")
 	closeNow(t, after)
@@ -231,7 +229,7 @@ func TestRedeliverGoesBehindWhatIsQueued(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fail := true
 		var failed *webhook.Delivery
-		cfg, sent := oneEndpoint(webhook.Config{MaxInFlight: 8}, func(context.Context, *webhook.Delivery) error {
+		cfg, sent := oneEndpoint(webhook.Config{MaxInFlight: 8, RetryFor: -1}, func(context.Context, *webhook.Delivery) error {
 			if fail {
 				return errors.New("down")
 			}
@@ -247,7 +245,7 @@ func TestRedeliverGoesBehindWhatIsQueued(t *testing.T) {
 		require.EqualValues(t, 2, d.Stats().Pending)
 		closeNow(t, d)
 		require.Equal(t, webhook.TypeChannelVacated, parse(t, sent.deliveries()[1].Body).Events[0].Name, "one lane, in order")
-		require.Same(t, failed, sent.deliveries()[2])
+		require.Equal(t, failed.ID, sent.deliveries()[2].ID)
 	})
 }
 
@@ -273,17 +271,21 @@ func TestRedeliverSaysWhatItRefuses(t *testing.T) {
 			change(func(d *webhook.Delivery) { d.Header.Del("X-Pusher-Signature") }),
 			change(func(d *webhook.Delivery) { d.Body = nil }),
 			change(func(d *webhook.Delivery) { d.Events = 0 }),
-			change(func(d *webhook.Delivery) { d.Body = []byte(strings.Repeat(" ", 2000)) }),
+			change(func(d *webhook.Delivery) {
+				d.Body = []byte(`{"time_ms":1,"events":[{"name":"channel_occupied","channel":"` + strings.Repeat("x", 2000) + `"}]}`)
+			}),
+			change(func(*webhook.Delivery) {}),
 		)
 		require.ErrorIs(t, err, webhook.ErrQueueFull)
 		for _, want := range []string{"deliveries[1]: is nil", "deliveries[2]: url: must be", `deliveries[3]: header["Host"]`, `deliveries[4]: header["X-A"]`,
-			"deliveries[5]: header: has no X-Pusher-Signature", "deliveries[6]: body", "deliveries[7]: events", "deliveries[8]: webhook: queue is full"} {
+			"deliveries[5]: header: must have one X-Pusher-Signature", "deliveries[6]: body", "deliveries[7]: events",
+			"deliveries[8]: webhook: queue is full", "deliveries[9]: webhook: queue is full: for a delivery before it"} {
 			require.ErrorContains(t, err, want)
 		}
 		require.NotContains(t, err.Error(), "CANARY")
 		var refused *webhook.UndeliveredError
 		require.ErrorAs(t, err, &refused)
-		require.Len(t, refused.Deliveries, 8)
+		require.Len(t, refused.Deliveries, 9)
 		synctest.Wait()
 		require.Len(t, sent.deliveries(), 2)
 	})

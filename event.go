@@ -1,12 +1,17 @@
 package webhook
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math/bits"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
+
+	"github.com/pusherhooks/webhook/internal/jsjson"
 )
 
 // An EventType names what happened on a channel. The names are Pusher's, see
@@ -30,8 +35,11 @@ var eventTypes = []EventType{
 	TypeMemberRemoved, TypeCacheMiss, TypeSubscriptionCount,
 }
 
-// A typeSet has one bit for each event type. A single event's type is a set of one: to compare bits is cheaper
-// than to compare names, and Emit does it several times.
+// EventTypes returns all known types, for a webhook that asks for every event.
+func EventTypes() []EventType { return slices.Clone(eventTypes) }
+
+// A typeSet has one bit for each event type; a single event's type is a set of one. Emit compares types several
+// times, and bits are cheaper to compare than names.
 type typeSet uint8
 
 const (
@@ -65,6 +73,12 @@ func (t EventType) set() typeSet {
 	return 0
 }
 
+// name returns the name of the one type in a set.
+func (t typeSet) name() EventType {
+	i := slices.IndexFunc(eventTypes, func(name EventType) bool { return name.set() == t })
+	return eventTypes[i]
+}
+
 // ClientData says how the data of a client_event is written into the webhook.
 type ClientData int
 
@@ -76,7 +90,8 @@ const (
 
 	// DataRaw writes the client's JSON value itself, as soketi does. The value is written the way
 	// JavaScript's JSON.stringify would write it, so that a receiver that re-serialises the body before it
-	// verifies the signature gets the same bytes. Data that is not valid JSON is ErrInvalidEvent.
+	// verifies the signature gets the same bytes. Data that is not valid JSON, or is nested deeper than 64
+	// levels, is ErrInvalidEvent.
 	DataRaw
 )
 
@@ -139,7 +154,7 @@ func invalidEvent(format string, args ...any) error {
 }
 
 // validate checks what is cheap to check on every event, wanted or not. t is the event's type, as it is in the
-// functions below. Data is checked by append.
+// functions below. Data is checked by encode.
 func (e *Event) validate(t typeSet) error {
 	switch t {
 	case channelOccupied, channelVacated, cacheMiss: // the channel is all they have
@@ -164,18 +179,13 @@ func (e *Event) validate(t typeSet) error {
 	return nil
 }
 
-// size is the number of bytes of the event's own strings.
-func (e *Event) size() int {
-	return len(e.Channel) + len(e.Event) + len(e.Data) + len(e.SocketID) + len(e.UserID)
-}
-
 // presencePrefix is what a presence channel's name starts with.
 const presencePrefix = "presence-"
 
 // eventStarts has how an event of each type begins, by the number of the type's bit.
 var eventStarts = func() (starts [8]string) {
 	for _, t := range eventTypes {
-		starts[bits.TrailingZeros8(uint8(t.set()))] = `{"name":"` + string(t) + `","channel":"`
+		starts[bits.TrailingZeros8(uint8(t.set()))] = `{"name":"` + string(t) + `","channel":`
 	}
 	return starts
 }()
@@ -183,96 +193,90 @@ var eventStarts = func() (starts [8]string) {
 // start is how an event of type t begins: up to its channel.
 func (t typeSet) start() string { return eventStarts[bits.TrailingZeros8(uint8(t))] }
 
-// append encodes a validated event at the end of dst, in the key order of JavaScript servers: name, channel,
-// event, data, socket_id, user_id, subscription_count. Names are the same as in Pusher's documentation.
-func (e *Event) append(dst []byte, t typeSet, data ClientData) ([]byte, error) {
+// encode appends a validated event of type t to dst, in the key order of JavaScript servers: name, channel, event,
+// data, socket_id, user_id, subscription_count. Names are the same as in Pusher's documentation. It fails only
+// over a client_event's data.
+func (e *Event) encode(dst []byte, t typeSet, data ClientData) ([]byte, error) {
 	dst = append(dst, t.start()...)
-	dst = appendChars(dst, e.Channel)
-	dst = append(dst, '"')
+	dst = jsjson.AppendString(dst, e.Channel)
 	switch t {
 	case memberAdded, memberRemoved:
 		dst = append(dst, `,"user_id":`...)
-		dst = appendString(dst, e.UserID)
+		dst = jsjson.AppendString(dst, e.UserID)
 	case subscriptionCount:
 		dst = append(dst, `,"subscription_count":`...)
 		dst = strconv.AppendInt(dst, int64(e.SubscriptionCount), 10)
 	case clientEvent:
 		var err error
-		if dst, err = e.appendClientEvent(dst, data); err != nil {
+		if dst, err = e.encodeClientEvent(dst, data); err != nil {
 			return dst, err
 		}
 	}
 	return append(dst, '}'), nil
 }
 
-// An event is plain if it has a channel and perhaps a user, and nothing in them needs escaping. appendPlain
-// encodes it by copying.
-const (
-	plainUser = `","user_id":"`
-	plainEnd  = `"}`
-)
-
-// plainSize returns the number of bytes that appendPlain adds, 0 if the event is not plain.
-func (e *Event) plainSize(t typeSet) int {
-	size := len(t.start()) + len(e.Channel) + len(plainEnd)
-	switch t {
-	case clientEvent, subscriptionCount:
-		return 0
-	case memberAdded, memberRemoved:
-		if !isPlain(e.UserID) {
-			return 0
-		}
-		size += len(plainUser) + len(e.UserID)
-	}
-	if !isPlain(e.Channel) {
-		return 0
-	}
-	return size
-}
-
-func (e *Event) appendPlain(dst []byte, t typeSet) []byte {
-	dst = append(dst, t.start()...)
-	dst = append(dst, e.Channel...)
-	if t == memberAdded || t == memberRemoved {
-		dst = append(dst, plainUser...)
-		dst = append(dst, e.UserID...)
-	}
-	return append(dst, plainEnd...)
-}
-
-// appendClientEvent appends the fields that only a client_event has.
-func (e *Event) appendClientEvent(dst []byte, data ClientData) ([]byte, error) {
+// encodeClientEvent appends the fields that only a client_event has.
+func (e *Event) encodeClientEvent(dst []byte, data ClientData) ([]byte, error) {
 	dst = append(dst, `,"event":`...)
-	dst = appendString(dst, e.Event)
+	dst = jsjson.AppendString(dst, e.Event)
 	if len(e.Data) > 0 {
 		var err error
 		dst = append(dst, `,"data":`...)
-		if dst, err = appendData(dst, e.Data, data); err != nil {
+		if dst, err = encodeData(dst, e.Data, data); err != nil {
 			return dst, err
 		}
 	}
 	if e.SocketID != "" {
 		dst = append(dst, `,"socket_id":`...)
-		dst = appendString(dst, e.SocketID)
+		dst = jsjson.AppendString(dst, e.SocketID)
 	}
 	if e.UserID != "" && strings.HasPrefix(e.Channel, presencePrefix) {
 		dst = append(dst, `,"user_id":`...)
-		dst = appendString(dst, e.UserID)
+		dst = jsjson.AppendString(dst, e.UserID)
 	}
 	return dst, nil
 }
 
-func appendData(dst []byte, data json.RawMessage, as ClientData) ([]byte, error) {
+func encodeData(dst []byte, data json.RawMessage, as ClientData) ([]byte, error) {
 	if as == DataRaw {
-		if !json.Valid(data) {
-			return dst, invalidEvent("data: must be valid JSON with DataRaw")
+		dst, err := jsjson.Append(dst, data)
+		if err != nil {
+			return dst, invalidEvent("data: must be valid JSON with DataRaw, %d levels deep at the most", jsjson.MaxDepth)
 		}
-		return appendJSON(dst, data), nil
+		return dst, nil
 	}
-	if s := trimSpace(data); len(s) > 0 && s[0] == '"' && json.Valid(s) {
-		return appendJSON(dst, s), nil
+	if s := bytes.Trim(data, " \t\r\n"); len(s) > 0 && s[0] == '"' && json.Valid(s) {
+		return jsjson.Append(dst, s)
 	}
-	return appendString(dst, []byte(data)), nil
+	return jsjson.AppendString(dst, []byte(data)), nil
+}
+
+// largestEscape is how many bytes one of a string may become: \u001f.
+const largestEscape = 6
+
+// encodeBuffers hold events between their encoding and their copy into batches.
+var encodeBuffers = sync.Pool{New: func() any { return new(make([]byte, 0, 1024)) }}
+
+// encoded encodes a valid event of type t, unless it is larger than most bytes. The caller returns the buffer to
+// encodeBuffers.
+func (e *Event) encoded(t typeSet, data ClientData, most int) (*[]byte, error) {
+	if len(e.Channel) > most { // it would only be encoded to be refused
+		return nil, invalidEvent("channel: has %d bytes, MaxEventBytes is %d", len(e.Channel), most)
+	}
+	if t == clientEvent && len(e.Data) > largestEscape*most { // raw data can shrink: escapes are longer than characters
+		return nil, invalidEvent("data: has %d bytes, MaxEventBytes is %d", len(e.Data), most)
+	}
+	buf := encodeBuffers.Get().(*[]byte)
+	event, err := e.encode((*buf)[:0], t, data)
+	*buf = event
+	if err == nil && len(event) > most {
+		err = invalidEvent("the event has %d bytes, MaxEventBytes is %d", len(event), most)
+	}
+	if err != nil {
+		encodeBuffers.Put(buf)
+		return nil, err
+	}
+	return buf, nil
 }
 
 func knownTypes() string {

@@ -13,7 +13,7 @@ import (
 func encode(t *testing.T, e Event, as ClientData) string {
 	t.Helper()
 	require.NoError(t, e.validate(e.Type.set()))
-	b, err := e.append(nil, e.Type.set(), as)
+	b, err := e.encode(nil, e.Type.set(), as)
 	require.NoError(t, err)
 	return string(b)
 }
@@ -93,23 +93,9 @@ func TestClientData(t *testing.T) {
 			require.Equal(t, before+test.raw+after, encode(t, e, DataRaw))
 			continue
 		}
-		_, err := e.append(nil, e.Type.set(), DataRaw)
+		_, err := e.encode(nil, e.Type.set(), DataRaw)
 		require.ErrorIs(t, err, ErrInvalidEvent)
 		require.ErrorContains(t, err, "data:")
-	}
-}
-
-// Events of a channel and a user skip the encoder.
-func TestWhichEventsArePlain(t *testing.T) {
-	for e, want := range map[*Event]bool{
-		new(ChannelOccupied("room")):                      true,
-		new(MemberAdded("presence-room", "user-4711")):    true,
-		new(MemberAdded("presence-room", "user-\u00e9")):  false,
-		new(MemberAdded("presence-r\"m", "user-4711")):    false,
-		new(SubscriptionCount("room", 1)):                 false,
-		new(ClientEvent("room", "client-a", nil, "", "")): false,
-	} {
-		require.Equal(t, want, e.plainSize(e.Type.set()) > 0, "%v", *e)
 	}
 }
 
@@ -141,7 +127,7 @@ func FuzzEventRoundTrip(f *testing.F) {
 	f.Add(uint8(3), "presence-é🌍", "", "", "", "\x7f\\\"")
 	f.Fuzz(func(t *testing.T, kind uint8, channel, name, data, socket, user string) {
 		e := fuzzEvent(kind, channel, name, data, socket, user)
-		body, err := e.append(nil, e.Type.set(), DataString)
+		body, err := e.encode(nil, e.Type.set(), DataString)
 		require.NoError(t, err)
 		var got struct {
 			Channel string `json:"channel"`
@@ -154,47 +140,10 @@ func FuzzEventRoundTrip(f *testing.F) {
 		if e.Type == TypeClientEvent {
 			require.Equal(t, string([]rune(e.Event)), got.Event)
 			want := string([]rune(data))
-			if s := trimSpace(e.Data); json.Valid(s) && s[0] == '"' {
+			if s := bytes.TrimSpace(e.Data); json.Valid(s) && s[0] == '"' {
 				require.NoError(t, json.Unmarshal(s, &want))
 			}
 			require.Equal(t, want, got.Data)
-		}
-	})
-}
-
-// What is copied into the batch as it is, is what encoding it would have given.
-func FuzzPlainEvents(f *testing.F) {
-	f.Add(uint8(1), "presence-room", "4711")
-	f.Add(uint8(3), "short", "a longer user")
-	f.Add(uint8(4), "quoted \"", "1234567\n")
-	f.Add(uint8(5), "é", "123456789 123456 \x7f")
-	f.Fuzz(func(t *testing.T, kind uint8, channel, user string) {
-		e := fuzzEvent(kind, channel, "", "", "", user)
-		want, err := e.append(nil, e.Type.set(), DataString)
-		require.NoError(t, err)
-		p, err := newPayload(e.Type.set(), &e, DataString)
-		require.NoError(t, err)
-		defer p.free()
-		require.Equal(t, string(want), string(p.append(nil, &e)))
-		require.Equal(t, len(want), p.size)
-	})
-}
-
-// Normalising raw data keeps its meaning, and a second pass changes nothing.
-func FuzzRawData(f *testing.F) {
-	f.Add([]byte(` {"b" : [1.50, -0, 1e999], "10":"\ud83c\udf0d", "9" : null, "b":true} `))
-	f.Add([]byte(`"\ud800\u0000\/"`))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		if !json.Valid(data) {
-			return
-		}
-		once := appendJSON(nil, data)
-		require.True(t, json.Valid(once), "%s", once)
-		require.Equal(t, string(once), string(appendJSON(nil, once)))
-		var before, after any
-		if json.Unmarshal(data, &before) == nil { // or a number is out of range, which became null
-			require.NoError(t, json.Unmarshal(once, &after))
-			require.Equal(t, before, after)
 		}
 	})
 }
@@ -240,30 +189,6 @@ func TestBodiesSurviveJavaScript(t *testing.T) {
 	require.Equal(t, lines, got)
 }
 
-// allPlain against the table, for every byte at every place.
-func TestAllPlain(t *testing.T) {
-	for place := range 8 {
-		for b := range 256 {
-			for _, filler := range []byte{' ', '!', '#', '[', ']', 0x7f, 'a'} {
-				s := bytes.Repeat([]byte{filler}, 8)
-				s[place] = byte(b)
-				require.Equal(t, plain[b], allPlain(load(s, 0)), "%q", s)
-			}
-		}
-	}
-}
-
-// One byte that is not plain is seen at every place of a string of any length.
-func TestIsPlain(t *testing.T) {
-	for n := range 40 {
-		s := strings.Repeat("a", n)
-		require.True(t, isPlain(s))
-		for i := range n {
-			require.False(t, isPlain(s[:i]+"\n"+s[i+1:]), "%d of %d", i, n)
-		}
-	}
-}
-
 func BenchmarkEncode(b *testing.B) {
 	for name, e := range map[string]Event{
 		"member_added": MemberAdded(strings.Clone("presence-room-42"), strings.Clone("user-4711")),
@@ -272,7 +197,7 @@ func BenchmarkEncode(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			buf := make([]byte, 0, 4096)
 			for b.Loop() {
-				buf, _ = e.append(buf[:0], e.Type.set(), DataString)
+				buf, _ = e.encode(buf[:0], e.Type.set(), DataString)
 			}
 			b.SetBytes(int64(len(buf)))
 		})

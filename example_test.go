@@ -110,7 +110,7 @@ func ExampleDispatcher_Redeliver() {
 	var stored []byte
 	var undelivered *webhook.UndeliveredError
 	if err := d.Close(ctx); errors.As(err, &undelivered) {
-		fmt.Println(err)
+		fmt.Println(len(undelivered.Deliveries), "undelivered:", errors.Is(err, context.DeadlineExceeded))
 		if stored, err = json.Marshal(undelivered.Deliveries); err != nil {
 			log.Fatal(err)
 		}
@@ -133,7 +133,7 @@ func ExampleDispatcher_Redeliver() {
 	}
 	fmt.Println(backend.Events()[0].Channel)
 	// Output:
-	// webhook: undelivered (deliveries: 1, events: 1): context deadline exceeded
+	// 1 undelivered: true
 	// room
 }
 
@@ -400,25 +400,21 @@ func ExampleHooks() {
 	// undelivered: 1 for app shop: nobody there
 }
 
-// OnAttempt sees what is retried long before it is undelivered.
-func ExampleHTTPConfig_onAttempt() {
+// Hooks.Attempt sees what is retried long before it is undelivered.
+func ExampleHooks_attempt() {
 	app := webhook.App{ID: "shop", Key: "shop-key", Secret: "shop-secret"}
 	backend := webhooktest.NewReceiver(app)
 	defer backend.Close()
 	backend.Fail(1, http.StatusServiceUnavailable)
 	app.Webhooks = []webhook.Webhook{{URL: backend.URL, EventTypes: []webhook.EventType{webhook.TypeChannelOccupied}}}
 
-	sender, err := webhook.NewHTTPSender(webhook.HTTPConfig{
+	d, err := webhook.New(webhook.Config{
+		Apps:         []webhook.App{app},
 		RetryWaitMin: time.Millisecond,
-		OnAttempt: func(d *webhook.Delivery, a webhook.Attempt) {
+		Hooks: webhook.Hooks{Attempt: func(d *webhook.Delivery, a webhook.Attempt) {
 			fmt.Println(d.AppID, a.N, a.Status, a.Err, a.RetryIn > 0)
-		},
+		}},
 	})
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer sender.CloseIdleConnections()
-	d, err := webhook.New(webhook.Config{Apps: []webhook.App{app}, Sender: sender})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -1,10 +1,6 @@
 package webhook
 
-import (
-	"slices"
-	"strings"
-	"sync/atomic"
-)
+import "strings"
 
 // A Filter selects channels by name. Both conditions must hold; an empty one holds for every channel. The two
 // may overlap in the name, as with JavaScript's startsWith and endsWith in soketi: prefix "ab" and suffix
@@ -24,14 +20,6 @@ func (f Filter) Match(channel string) bool {
 type appRoutes struct {
 	types  typeSet // all that any route wants: most events end at this test
 	routes []route // one for each endpoint, in the order of the app's webhooks
-	count  *counters
-	timing *appTiming // nil without timing rules
-}
-
-// An appTiming is what the timing rules know of an app. It is kept over SetApp.
-type appTiming struct {
-	id     string
-	memory atomic.Int64 // of the app's states
 }
 
 // A route leads to one endpoint. Webhooks of one app with equal URL and headers are one endpoint, and their
@@ -47,6 +35,27 @@ type rule struct {
 	filter Filter
 }
 
+// newRoutes makes the routes of webhooks, each of which leads to the endpoint at the same index.
+func newRoutes(webhooks []Webhook, endpoints []*endpoint) *appRoutes {
+	a := &appRoutes{}
+	at := make(map[*endpoint]int, len(webhooks))
+	for i, e := range endpoints {
+		r := rule{filter: webhooks[i].Filter}
+		for _, t := range webhooks[i].EventTypes {
+			r.types |= t.set()
+		}
+		a.types |= r.types
+		j, known := at[e]
+		if !known {
+			j = len(a.routes)
+			at[e] = j
+			a.routes = append(a.routes, route{endpoint: e})
+		}
+		a.routes[j].rules = append(a.routes[j].rules, r)
+	}
+	return a
+}
+
 func (r *route) wants(t typeSet, channel string) bool {
 	for i := range r.rules {
 		if rule := &r.rules[i]; rule.types&t != 0 && rule.filter.Match(channel) {
@@ -60,20 +69,10 @@ func (a *appRoutes) wants(t typeSet, channel string) bool {
 	if a.types&t == 0 {
 		return false
 	}
-	return slices.ContainsFunc(a.routes, func(r route) bool { return r.wants(t, channel) })
-}
-
-// add makes a webhook's rule an alternative of its endpoint's route.
-func (a *appRoutes) add(e *endpoint, w Webhook) {
-	r := rule{filter: w.Filter}
-	for _, t := range w.EventTypes {
-		r.types |= t.set()
+	for i := range a.routes {
+		if a.routes[i].wants(t, channel) {
+			return true
+		}
 	}
-	a.types |= r.types
-	i := slices.IndexFunc(a.routes, func(r route) bool { return r.endpoint == e })
-	if i < 0 {
-		a.routes = append(a.routes, route{endpoint: e})
-		i = len(a.routes) - 1
-	}
-	a.routes[i].rules = append(a.routes[i].rules, r)
+	return false
 }

@@ -61,10 +61,7 @@ func settles(condition func() bool) bool {
 }
 
 // every asks for all types of events, on all channels.
-var every = []webhook.EventType{
-	webhook.TypeClientEvent, webhook.TypeChannelOccupied, webhook.TypeChannelVacated, webhook.TypeMemberAdded,
-	webhook.TypeMemberRemoved, webhook.TypeCacheMiss, webhook.TypeSubscriptionCount,
-}
+var every = webhook.EventTypes()
 
 // testApp returns an app with one webhook for every event to each of the URLs.
 func testApp(id string, urls ...string) webhook.App {
@@ -108,10 +105,16 @@ func checkAccounts(t testing.TB, d *webhook.Dispatcher) {
 	require.Zero(t, s.ActiveEndpoints, "%+v", s)
 }
 
-// fastRetries returns a Sender like the default one, with waits of milliseconds.
-func fastRetries(t testing.TB, change ...func(*webhook.HTTPConfig)) *webhook.HTTPSender {
+// fast returns cfg with waits of milliseconds.
+func fast(cfg webhook.Config) webhook.Config {
+	cfg.RetryWaitMin, cfg.RetryWaitMax = 2*time.Millisecond, 10*time.Millisecond
+	return cfg
+}
+
+// newSender returns a Sender like the default one.
+func newSender(t testing.TB, change ...func(*webhook.HTTPConfig)) *webhook.HTTPSender {
 	t.Helper()
-	cfg := webhook.HTTPConfig{RetryWaitMin: time.Millisecond, RetryWaitMax: 5 * time.Millisecond}
+	cfg := webhook.HTTPConfig{}
 	for _, f := range change {
 		f(&cfg)
 	}
@@ -131,7 +134,7 @@ type recorder struct {
 
 func (r *recorder) Send(ctx context.Context, d *webhook.Delivery) error {
 	r.mu.Lock()
-	r.sent = append(r.sent, d)
+	r.sent = append(r.sent, d.Clone())
 	r.mu.Unlock()
 	if r.answer == nil {
 		return nil

@@ -4,22 +4,29 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
-	"sync/atomic"
+	"strconv"
 	"time"
 )
 
 // Hooks tell the server what became of its events. Any may be nil. They are called concurrently: Rejected on
-// the goroutine that emits, the others on the library's own, and on the one that calls Close for what it hands
-// back. The endpoint's next delivery and Close wait for a hook to return, so a hook must not block for long; it
+// the goroutine that emits, the others on the library's own, and on the one that calls Close or Purge for what it
+// hands back. The channel's next delivery and Close wait for a hook to return, so a hook must not block for long; it
 // may call the Dispatcher, but not wait in Flush or Close. A hook that panics is logged and changes nothing.
 type Hooks struct {
-	// Delivered is called after an endpoint accepted d, took after the Sender was called: retries included. d may
-	// be kept; for that reason batch buffers are filled again only without this hook and HTTPConfig.OnAttempt.
+	// Delivered is called after an endpoint accepted d. took is the time of the attempt that it accepted; what came
+	// before is in d.CreatedAt. d is lent: see Delivery.
 	Delivered func(d *Delivery, took time.Duration)
 
-	// Undelivered is called after the Sender gave d up, and for everything that Close hands back. d is
-	// complete and may be kept, stored and passed to Redeliver.
+	// Undelivered is called after d was given up, and for everything that Close hands back. d is complete, it may be
+	// kept, stored and passed to Redeliver.
 	Undelivered func(d *Delivery, err error)
+
+	// Attempt is called after every call of the Sender. d is lent: see Delivery.
+	Attempt func(d *Delivery, a Attempt)
+
+	// Endpoint is called when an endpoint's State has changed: one call at a time for an endpoint, at most one in
+	// RetryWaitMin, and always with the latest.
+	Endpoint func(s EndpointStatus)
 
 	// Rejected is called by Emit, on its goroutine, with the error that it is about to return. The server may
 	// hold locks there, and the queue may be full: count, and leave I/O to another goroutine. An appID that
@@ -27,89 +34,179 @@ type Hooks struct {
 	Rejected func(appID string, e Event, err error)
 }
 
-// Stats counts what happened since New. One event for two endpoints counts twice, except in Emitted and
-// Rejected. When nothing is being emitted or delivered, Queued is exactly Delivered + Undelivered + Pending.
-type Stats struct {
-	Emitted  uint64 // calls of Emit that returned nil, wanted or not
-	Rejected uint64 // calls of Emit that returned an error
-
-	Held       uint64 // accepted events that a timing rule holds back, not queued yet
-	Suppressed uint64 // accepted events that a timing rule has left out
-
-	Queued      uint64 // events taken for an endpoint, by Emit or Redeliver
-	Delivered   uint64 // events accepted by their endpoint
-	Undelivered uint64 // events given up: reported to Hooks.Undelivered, and by Close what it handed back
-
-	Requests        uint64 // deliveries accepted by endpoints
-	Pending         uint64 // events that wait or are in flight
-	PendingBytes    int64  // memory they and the timing rules hold, at most MaxQueuedBytes
-	ActiveEndpoints int    // endpoints with pending events
+// An Attempt is one call of the Sender and what came of it.
+type Attempt struct {
+	N       int           // counts the Sends of this delivery, from 1
+	Status  int           // of the answer; 0 if there was none, or the Sender is not an HTTPSender and does not tell
+	Err     error         // nil if the endpoint accepted the delivery
+	Took    time.Duration // until the Sender returned
+	RetryIn time.Duration // the wait until this delivery is tried again; 0 if it is not, or is divided
 }
 
-// counters are those that Emit changes. Apps are spread over several of them, a cache line apart, so that
-// cores that emit for different apps do not wait for each other's line.
-type counters struct {
-	emitted, rejected, queued, suppressed atomic.Uint64
-	held                                  atomic.Int64
-
-	// emittedQueued is to be added to emitted and to queued. One locked instruction less for the event that one
-	// endpoint wants, out of the four that it takes.
-	emittedQueued atomic.Uint64
-
-	_ [80]byte
-}
-
-// Stats returns the counts of this moment. Each is exact; while events flow, they are not of the same instant.
-func (d *Dispatcher) Stats() Stats {
-	s := Stats{
-		// Before Queued, which only grows: so Pending is never negative.
-		Delivered:       d.delivered.Load(),
-		Undelivered:     d.undelivered.Load(),
-		Requests:        d.requests.Load(),
-		PendingBytes:    d.bytes.Load(),
-		ActiveEndpoints: int(d.active.Load()),
+func (s *shared) hookDelivered(d *Delivery, took time.Duration) {
+	if hook := s.cfg.Hooks.Delivered; hook != nil {
+		defer recoverHook(s.cfg.Logger, "Hooks.Delivered")
+		hook(d, took)
 	}
-	held := int64(0)
-	for i := range d.counters {
-		c := &d.counters[i]
-		both := c.emittedQueued.Load()
-		s.Emitted += c.emitted.Load() + both
-		s.Rejected += c.rejected.Load()
-		s.Queued += c.queued.Load() + both
-		s.Suppressed += c.suppressed.Load()
-		held += c.held.Load()
-	}
-	s.Held = uint64(max(0, held)) // a held event of a moment ago may be counted out before it is counted in
-	s.Pending = s.Queued - s.Delivered - s.Undelivered
-	return s
 }
 
-// rejected counts an event that Emit refuses and tells the hook. routes is nil for an unknown app.
-func (d *Dispatcher) rejected(routes *appRoutes, appID string, e Event, err error) {
+func (s *shared) hookUndelivered(d *Delivery, err error) {
+	if hook := s.cfg.Hooks.Undelivered; hook != nil {
+		defer recoverHook(s.cfg.Logger, "Hooks.Undelivered")
+		hook(d, err)
+	}
+}
+
+func (s *shared) hookAttempt(d *Delivery, a Attempt) {
+	if s.cfg.Logger.Enabled(s.ctx, slog.LevelDebug) {
+		s.cfg.Logger.Debug("webhook attempt", "delivery", d, "attempt", a.N, "status", a.Status, "took", a.Took,
+			"error", errorText(a.Err), "retry_in", a.RetryIn)
+	}
+	if hook := s.cfg.Hooks.Attempt; hook != nil {
+		defer recoverHook(s.cfg.Logger, "Hooks.Attempt")
+		hook(d, a)
+	}
+}
+
+func (s *shared) hookEndpoint(status EndpointStatus) {
+	if hook := s.cfg.Hooks.Endpoint; hook != nil {
+		defer recoverHook(s.cfg.Logger, "Hooks.Endpoint")
+		hook(status)
+	}
+}
+
+// reject counts an event that Emit refuses and tells the hook. a is nil for an unknown app.
+func (d *Dispatcher) reject(a *account, appID string, e *Event, err error) {
 	count := &d.counters[0]
-	if routes != nil {
-		count = routes.count
+	if a != nil {
+		count = a.count
 	}
 	count.rejected.Add(1)
 	if hook := d.cfg.Hooks.Rejected; hook != nil {
 		defer recoverHook(d.cfg.Logger, "Hooks.Rejected")
-		hook(appID, e, err)
+		hook(appID, *e, err)
 	}
 }
 
-func (h *Hooks) delivered(d *Dispatcher, delivery *Delivery, took time.Duration) {
-	if h.Delivered != nil {
-		defer recoverHook(d.cfg.Logger, "Hooks.Delivered")
-		h.Delivered(delivery, took)
+// report accounts for losses and tells the hook. No lock is held.
+func (e *endpoint) report(gone []loss) {
+	var s signer
+	for _, l := range gone {
+		if e.stale(l.batch) {
+			e.prepare(l.batch, &s)
+		}
+		e.shared.undelivered.Add(uint64(l.batch.events))
+		e.shared.closing.keep(l.batch.delivery, l.err)
+		e.shared.settling.done()
+	}
+	for _, l := range gone {
+		e.reportOne(l)
 	}
 }
 
-func (h *Hooks) undelivered(d *Dispatcher, delivery *Delivery, err error) {
-	d.cfg.Logger.Error("webhook undelivered", "delivery", delivery, "error", err)
-	if h.Undelivered != nil {
-		defer recoverHook(d.cfg.Logger, "Hooks.Undelivered")
-		h.Undelivered(delivery, err)
+func (e *endpoint) reportOne(l loss) {
+	defer func() { // also if the hook ends the goroutine
+		e.mu.Lock()
+		f := e.told(l.batch)
+		e.mu.Unlock()
+		f.ended()
+	}()
+	if leftOut, ok := e.mayLog(); ok {
+		e.shared.cfg.Logger.Error("webhook undelivered", "delivery", l.batch.delivery, "endpoint", e.id(),
+			"error", errorText(l.err), "left_out", leftOut)
 	}
+	e.shared.hookUndelivered(l.batch.delivery, l.err)
+}
+
+// A report is what was told about an endpoint.
+type report struct {
+	state   EndpointState // the last that was told
+	at      time.Time     // when
+	telling bool          // somebody does, or a timer will
+	logged  time.Time     // the last line about a loss
+	leftOut int           // lines since
+}
+
+// pending reports whether there is something left to tell.
+func (r *report) pending() bool { return r.telling || r.state != EndpointOK || r.leftOut > 0 }
+
+// mayLog allows one line a second about an endpoint's losses, and says how many were left out before it.
+func (e *endpoint) mayLog() (leftOut int, ok bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	r := &e.troubled().report
+	if now := time.Now(); now.Sub(r.logged) >= time.Second {
+		leftOut, r.leftOut, r.logged = r.leftOut, 0, now
+		return leftOut, true
+	}
+	r.leftOut++
+	return 0, false
+}
+
+// tell tells the log and the hook of the endpoint's state if it is not the one that was told last. No lock is held.
+func (e *endpoint) tell() {
+	for e.tellOnce() {
+	}
+}
+
+func (e *endpoint) tellOnce() (again bool) {
+	e.mu.Lock()
+	t := e.trouble
+	if t == nil || t.report.telling || t.report.state == e.state() {
+		e.mu.Unlock()
+		return false
+	}
+	t.report.telling = true
+	if wait := e.shared.cfg.RetryWaitMin - time.Since(t.report.at); !t.report.at.IsZero() && wait > 0 {
+		time.AfterFunc(wait, func() { e.stateTold(t.report.state); e.tell() })
+		e.mu.Unlock()
+		return false
+	}
+	status := e.status()
+	t.report.at = time.Now()
+	e.mu.Unlock()
+	defer e.stateTold(status.State)
+	e.logState(status)
+	e.shared.hookEndpoint(status)
+	return true
+}
+
+// stateTold notes that a state was told, or that the time for it has come.
+func (e *endpoint) stateTold(state EndpointState) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.trouble != nil {
+		e.trouble.report.state, e.trouble.report.telling = state, false
+	}
+}
+
+func (e *endpoint) logState(s EndpointStatus) {
+	if s.State == EndpointOK {
+		e.shared.cfg.Logger.Info("webhook endpoint has recovered", "app", s.AppID, "endpoint", s.ID, "url", s.URL)
+		return
+	}
+	e.shared.cfg.Logger.Warn("webhook endpoint is "+s.State.String(), "app", s.AppID, "endpoint", s.ID, "url", s.URL,
+		"error", s.LastError, "pending", s.Pending, "next_attempt", s.NextAttempt)
+}
+
+// maxErrorText bounds what an error adds to a log line or a status.
+const maxErrorText = 300
+
+// errorText is an error's text, bounded, and without line breaks or other control characters: some of it may come
+// from an endpoint.
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	text := err.Error()
+	if len(text) > maxErrorText {
+		text = text[:maxErrorText] + "…"
+	}
+	quoted := strconv.Quote(text)
+	if len(quoted) == len(text)+2 {
+		return text
+	}
+	return quoted
 }
 
 // recoverHook is deferred around a hook.
@@ -119,8 +216,18 @@ func recoverHook(logger *slog.Logger, name string) {
 	}
 }
 
+// A panicError is a panic of the user's code. It is about the body that was sent, as far as anyone can know.
+type panicError struct {
+	where string
+	value any
+}
+
+func (e *panicError) Error() string        { return fmt.Sprintf("webhook: panic in %s: %v", e.where, e.value) }
+func (e *panicError) Is(target error) bool { return target == ErrRefused }
+
 // panicked logs a panic of the user's code and returns it as an error.
 func panicked(logger *slog.Logger, where string, v any) error {
-	logger.Error("webhook: panic in "+where, "panic", v, "stack", string(debug.Stack()))
-	return fmt.Errorf("webhook: panic in %s: %v", where, v)
+	err := &panicError{where, v}
+	logger.Error("webhook: panic in "+where, "panic", errorText(err), "stack", string(debug.Stack()))
+	return err
 }

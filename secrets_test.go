@@ -65,22 +65,23 @@ func TestCanaries(t *testing.T) {
 	hosts := []string{refusing.Addr().String(), failing.url[len("http://") : len(failing.url)-1], "name.invalid"}
 
 	logger := slog.New(slog.NewJSONHandler(&said, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	s := fastRetries(t, func(c *webhook.HTTPConfig) {
-		c.Logger, c.Timeout, c.RetryFor = logger, time.Second, 50*time.Millisecond
-		c.OnAttempt = func(d *webhook.Delivery, a webhook.Attempt) { said.note(d, *d, a, a.Err) }
+	s := newSender(t, func(c *webhook.HTTPConfig) {
+		c.Timeout = time.Second
 		transport := webhook.NewTransport(*c)
 		dialer := &net.Dialer{Resolver: brokenResolver(t, true)}
 		transport.DialContext = dialer.DialContext
 		c.Transport = transport
 	})
 	var sends atomic.Int64
-	cfg := webhook.Config{MaxBatchEvents: 1, Logger: logger, Sender: webhook.SenderFunc(func(ctx context.Context, d *webhook.Delivery) error {
+	cfg := webhook.Config{MaxBatchEvents: 1, Logger: logger, RetryFor: -1, Sender: webhook.SenderFunc(func(ctx context.Context, d *webhook.Delivery) error {
 		if sends.Add(1) == 2 {
 			panic(fmt.Sprint(d)) // what a careless Sender may say
 		}
 		return s.Send(ctx, d)
 	})}
 	cfg.Hooks = webhook.Hooks{
+		Attempt:     func(d *webhook.Delivery, a webhook.Attempt) { said.note(d, *d, a, a.Err) },
+		Endpoint:    func(s webhook.EndpointStatus) { said.note(s) },
 		Delivered:   func(d *webhook.Delivery, _ time.Duration) { said.note(d, *d) },
 		Undelivered: func(d *webhook.Delivery, err error) { said.note(d, *d, err) },
 		Rejected:    func(app string, e webhook.Event, err error) { said.note(app, e, err) },
@@ -94,7 +95,7 @@ func TestCanaries(t *testing.T) {
 	}
 	cfg.MaxInFlight = 1
 	cfg.Apps = []webhook.App{app}
-	d := newDispatcher(t, cfg)
+	d := newDispatcher(t, fast(cfg))
 	for range 4 {
 		_ = d.Emit("app", webhook.ChannelOccupied("room"))
 		require.NoError(t, d.Flush(t.Context()))
@@ -107,7 +108,7 @@ func TestCanaries(t *testing.T) {
 	bad.Webhooks[0].URL = "ftp://user:CANARY@localhost/?CANARY"
 	bad.Webhooks[1].URL = "http://user:CANARY/@localhost:CANARY/?CANARY"
 	bad.Webhooks[2].Headers = map[string]string{"Authorization": "Bearer CANARY\n"}
-	said.note(d.SetApp(bad), app, &app, d.Stats())
+	said.note(d.SetApp(bad), app, &app, d.Stats(), d, d.Endpoints("app"))
 	asJSON, err := json.Marshal(app)
 	require.NoError(t, err)
 	said.note(string(asJSON))
@@ -124,7 +125,7 @@ func TestCanaries(t *testing.T) {
 	if before, after, found := strings.Cut(said.String(), "CANARY"); found {
 		t.Fatalf("…%sCANARY%s…", before[max(0, len(before)-200):], after[:min(len(after), 50)])
 	}
-	for _, want := range []string{"refused", "500", "302", "malformed HTTP status code [redacted]", "no such host", "webhook undelivered", "panic", "webhook attempt failed"} {
+	for _, want := range []string{"refused", "500", "302", "malformed HTTP status code [redacted]", "no such host", "webhook undelivered", "panic", "webhook attempt", "webhook endpoint is failing"} {
 		require.Contains(t, said.String(), want, "or the test has not seen this case")
 	}
 }

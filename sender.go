@@ -2,11 +2,14 @@ package webhook
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
+	"syscall"
 	"time"
 )
 
@@ -17,7 +20,9 @@ import (
 // Authorization, and the URL with its query. Its printed form, through fmt and log/slog, leaves those and the
 // body out.
 //
-// A Sender or a hook may keep a Delivery, and must not change it.
+// What Hooks.Undelivered and Close hand over belongs to the caller. Every other Delivery is only lent: a Sender,
+// Hooks.Delivered and Hooks.Attempt must not change it, nor keep it or its body once they return, because its
+// memory is used again. Clone makes a copy to keep.
 type Delivery struct {
 	ID        string      `json:"id"` // the Webhook-Id header; the same for every attempt
 	AppID     string      `json:"app_id"`
@@ -25,24 +30,33 @@ type Delivery struct {
 	Header    http.Header `json:"header"` // complete: the app's own, Content-Type, X-Pusher-*, Webhook-Id
 	Body      []byte      `json:"body"`
 	Events    int         `json:"events"`     // in Body
-	CreatedAt time.Time   `json:"created_at"` // when its first event was queued: time_ms in Body
+	CreatedAt time.Time   `json:"created_at"` // when its first event was accepted; time_ms in Body is when it first left
 
-	health *health // of the endpoint that made it; nil for a delivery that was stored
+	stamped time.Time    // time_ms, and when the signature was made; zero if that was elsewhere
+	by      *credentials // who signed it; nil if that was elsewhere
+	sends   int          // so far
+}
+
+// Clone returns a copy that shares nothing with d.
+func (d *Delivery) Clone() *Delivery {
+	clone := *d
+	clone.Header, clone.Body = d.Header.Clone(), slices.Clone(d.Body)
+	return &clone
 }
 
 // Format implements fmt.Formatter, for every verb, without what may be secret.
 func (d Delivery) Format(f fmt.State, _ rune) {
-	fmt.Fprintf(f, "delivery %s of %d events for app %s to %s", d.ID, d.Events, d.AppID, d.host())
+	fmt.Fprintf(f, "delivery %s of %d events for app %s to %s", d.ID, d.Events, d.AppID, hostOf(d.URL))
 }
 
 // LogValue implements slog.LogValuer, without what may be secret.
 func (d Delivery) LogValue() slog.Value {
 	return slog.GroupValue(slog.String("id", d.ID), slog.String("app", d.AppID),
-		slog.String("host", d.host()), slog.Int("events", d.Events))
+		slog.String("host", hostOf(d.URL)), slog.Int("events", d.Events))
 }
 
-func (d *Delivery) host() string {
-	u, err := url.Parse(d.URL)
+func hostOf(raw string) string {
+	u, err := url.Parse(raw)
 	if err != nil {
 		return redacted
 	}
@@ -58,6 +72,9 @@ func (d *Delivery) validate() error {
 		return fmt.Errorf("url: %w", err)
 	}
 	for name, values := range d.Header {
+		if name != http.CanonicalHeaderKey(name) {
+			return fmt.Errorf("header[%q]: must be written as %q", name, http.CanonicalHeaderKey(name))
+		}
 		for _, value := range values {
 			if err := validateHeader(name, value); err != nil {
 				return fmt.Errorf("header[%q]: %w", name, err)
@@ -65,27 +82,25 @@ func (d *Delivery) validate() error {
 		}
 	}
 	for _, name := range []string{headerKey, headerSignature, headerID} {
-		if d.Header.Get(name) == "" {
-			return fmt.Errorf("header: has no %s", name)
+		if values := d.Header[name]; len(values) != 1 || values[0] == "" {
+			return fmt.Errorf("header: must have one %s, has %d", name, len(values))
 		}
-	}
-	switch {
-	case len(d.Body) == 0:
-		return errors.New("body: must not be empty")
-	case d.Events < 1:
-		return fmt.Errorf("events: must be at least 1, got %d", d.Events)
 	}
 	return nil
 }
 
-// A Sender delivers one request. Send blocks until the endpoint has accepted d, and returns nil; or until it
-// gives d up for good or ctx ends, and returns an error. Retries are the Sender's own business: the
-// Dispatcher calls it once for each delivery and counts on the answer.
+// A Sender makes one attempt to deliver. The dispatcher decides when, and what an error means:
 //
-// Send is called concurrently, for up to MaxInFlight deliveries of one endpoint, and for deliveries of one
-// channel in their order, each after the last has returned. It must return when ctx ends, which happens only
-// when the time given to Close is up; see Closing for what comes before. Send must not change d, but may keep
-// it. A panic counts as an error.
+//   - nil: the endpoint has accepted d.
+//   - errors.Is(err, ErrFinal): this delivery is never tried again, and the endpoint waits for RetryWaitMax.
+//   - errors.Is(err, ErrRefused): the endpoint answers, and does not take this body. A batch is divided; a single
+//     event is set aside, tried again after 1, 2 and 4 seconds, and then reported.
+//   - anything else: a failure of the endpoint. It waits, as long as err's method RetryAfter() time.Duration says
+//     if it has one, and then gets the same delivery again.
+//
+// Send is called concurrently, for up to MaxInFlight deliveries of one endpoint; deliveries of one channel come in
+// order, each after the last has returned. It must return when ctx ends, after SendTimeout or when Close's time is
+// up. It must not change d, nor keep it or its body once it has returned. A panic counts as ErrRefused.
 type Sender interface {
 	Send(ctx context.Context, d *Delivery) error
 }
@@ -96,40 +111,149 @@ type SenderFunc func(ctx context.Context, d *Delivery) error
 // Send calls f.
 func (f SenderFunc) Send(ctx context.Context, d *Delivery) error { return f(ctx, d) }
 
-type closingKey struct{}
+// What a Sender's error may say; see Sender.
+var (
+	ErrFinal   = errors.New("webhook: never to be tried again")
+	ErrRefused = errors.New("webhook: refused by the endpoint")
+)
 
-// Closing tells a Sender that Close has begun: the channel, of the context that Send got, is closed then. A
-// Sender that waits to retry had better not wait any longer: try again at once and let requests that are
-// under way finish. For a context that does not come from a Dispatcher the channel is nil.
-func Closing(ctx context.Context) <-chan struct{} {
-	if closing := closingContext(ctx); closing != nil {
-		return closing.Done()
+// A verdict is what the result of a Send means.
+type verdict int
+
+const (
+	accepted verdict = iota
+	refused
+	final
+	failed
+	unsent // a fault of this machine, which says nothing about the endpoint
+)
+
+func verdictOn(err error) verdict {
+	switch {
+	case err == nil:
+		return accepted
+	case errors.Is(err, ErrFinal):
+		return final
+	case errors.Is(err, ErrRefused):
+		return refused
+	case slices.ContainsFunc(localErrors, func(local error) bool { return errors.Is(err, local) }):
+		return unsent
 	}
-	return nil
+	return failed
 }
 
-func closingContext(ctx context.Context) context.Context {
-	closing, _ := ctx.Value(closingKey{}).(context.Context)
-	return closing
+// localErrors mean that this process has no descriptor, buffer or port left.
+var localErrors = []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL}
+
+// retryAfter is how long an error asks to wait.
+func retryAfter(err error) (time.Duration, bool) {
+	var asks interface{ RetryAfter() time.Duration }
+	if !errors.As(err, &asks) {
+		return 0, false
+	}
+	wait := asks.RetryAfter()
+	return wait, wait > 0
 }
 
-// An UndeliveredError holds deliveries that were not accepted by their endpoints, in order for each endpoint,
-// complete and signed: store them and pass them to Redeliver.
-type UndeliveredError struct {
-	Deliveries []*Delivery
-	Err        error // why; from Close it is ctx's error if that ended first, otherwise the first delivery's
+// run makes one attempt after the other, for as long as something is due and there is a place on the wire. It has
+// one when it starts.
+func (l *lane) run() {
+	var s signer
+	for l.turn(&s) {
+	}
 }
 
-// Error counts what is left and names the cause.
-func (e *UndeliveredError) Error() string {
-	events := 0
-	for _, d := range e.Deliveries {
-		if d != nil {
-			events += d.Events
+// turn makes an attempt and reports whether the lane has a place for another. What follows an attempt is deferred:
+// a Sender or a hook that ends its goroutine, as a failing test does, must not leave the lane busy for ever.
+func (l *lane) turn(s *signer) (again bool) {
+	b, stamped := l.take()
+	if b == nil {
+		return l.finish(nil, true)
+	}
+	returned := false
+	defer func() { again = l.finish(b, returned) && returned }()
+	if !stamped {
+		l.endpoint.prepare(b, s)
+		l.endpoint.shared.settling.done()
+	}
+	l.attempt(b)
+	returned = true
+	return again
+}
+
+// attempt calls the Sender and has the endpoint learn what came of it.
+func (l *lane) attempt(b *batch) {
+	e := l.endpoint
+	a := Attempt{Err: errEnded}
+	started := time.Now()
+	defer func() {
+		if v := recover(); v != nil {
+			a.Err = panicked(e.shared.cfg.Logger, "Sender", v)
 		}
-	}
-	return fmt.Sprintf("webhook: undelivered (deliveries: %d, events: %d): %v", len(e.Deliveries), events, e.Err)
+		l.cancel()
+		a.Took = time.Since(started)
+		l.settle(b, &a)
+	}()
+	b.delivery.sends++
+	a.N = b.delivery.sends
+	a.Err = e.shared.cfg.Sender.Send(l.ctx, b.delivery)
 }
 
-// Unwrap returns Err.
-func (e *UndeliveredError) Unwrap() error { return e.Err }
+// errEnded is the error of a Sender that has ended its goroutine.
+var errEnded = &panicError{where: "Sender", value: "runtime.Goexit"}
+
+// A statusKey leads to where a Sender of this package notes the status of an answer, which a nil error cannot tell.
+type statusKey struct{}
+
+// freshFor is how long a stamp is sent as it is. Pusher's Python library refuses a time_ms older than 300 s.
+const freshFor = 4 * time.Minute
+
+// stale reports whether b has to be made ready before it leaves.
+func (e *endpoint) stale(b *batch) bool {
+	d, by := b.delivery, e.account.credentials.Load()
+	if by == nil { // stored deliveries of an unknown app go out as they are
+		return false
+	}
+	return d == nil || d.Header == nil || d.by != by || time.Since(d.stamped) >= freshFor
+}
+
+// prepare makes b's delivery ready to leave: stamped, signed, complete. Nobody else uses b meanwhile.
+func (e *endpoint) prepare(b *batch, s *signer) {
+	by := e.account.credentials.Load()
+	if by == nil {
+		return
+	}
+	d := b.delivery
+	if d == nil {
+		d = &Delivery{AppID: e.key.app, URL: e.key.url}
+		b.delivery = d
+	}
+	if d.ID == "" {
+		d.ID = rand.Text()
+	}
+	if d.Header == nil {
+		d.Header = e.newHeader()
+	}
+	if d.by != by || time.Since(d.stamped) >= freshFor {
+		d.stamped, d.by = time.Now(), by
+		d.Body = stamp(b.buf, d.stamped)
+	}
+	d.Events, d.CreatedAt = b.events, b.opened.UTC()
+	d.Header[headerKey][0] = by.key
+	d.Header[headerSignature][0] = s.signature(by, d.Body)
+	d.Header[headerID][0] = d.ID
+}
+
+// newHeader returns a header with the endpoint's own fields and room for ours.
+func (e *endpoint) newHeader() http.Header {
+	header := make(http.Header, len(e.header)+len(ownHeaders))
+	for name, values := range e.header {
+		header[name] = slices.Clone(values) // what is handed over is the caller's
+	}
+	values := make([]string, len(ownHeaders))
+	values[0] = "application/json"
+	for i, name := range ownHeaders {
+		header[name] = values[i : i+1 : i+1]
+	}
+	return header
+}

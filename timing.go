@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -73,10 +72,10 @@ type stateKey struct {
 
 // A state is what a rule remembers of a channel or member until it ends.
 type state struct {
-	key    stateKey
-	ends   time.Time
-	memory int64
-	share  *atomic.Int64 // of the app, that memory was taken out of
+	key     stateKey
+	ends    time.Time
+	memory  int64
+	account *account // that memory was taken from
 
 	held   bool // event waits for the end
 	event  Event
@@ -116,34 +115,36 @@ func (t *timing) interest(types typeSet) typeSet {
 	return types
 }
 
-// emit is Dispatcher.emit for a valid event of a type in t.types.
-func (t *timing) emit(routes *appRoutes, kind typeSet, e *Event) error {
+// emit is Dispatcher.emitTo for a valid event of a type in t.types.
+func (t *timing) emit(a *account, routes *appRoutes, kind typeSet, e *Event) error {
 	interest, user := t.interest(kind), ""
 	if interest == membership {
 		user = e.UserID
 	}
 	if !routes.wants(interest, e.Channel) {
-		routes.count.emitted.Add(1)
 		return nil
 	}
-	p, err := t.d.payload(kind, e) // too large an event is an error of Emit, not of the timer
+	event, err := e.encoded(kind, t.d.cfg.ClientData, t.d.cfg.MaxEventBytes) // too large is an error now, not later
 	if err != nil {
 		return err
 	}
-	s := t.shard(routes.timing.id, e.Channel)
+	defer encodeBuffers.Put(event)
+	s := t.shard(a.id, e.Channel)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		p.free()
 		return ErrClosed
 	}
-	key := stateKey{app: routes.timing.id, channel: e.Channel, user: user, rule: ruleOf(e.Type)}
-	if t.swallow(s, key, routes, e) {
-		p.free()
-		routes.count.emitted.Add(1)
+	key := stateKey{app: a.id, channel: e.Channel, user: user, rule: ruleOf(e.Type)}
+	before := s.states[key]
+	if t.holdOrSuppress(s, key, a, routes, e) {
 		return nil
 	}
-	return t.d.deliver(routes, kind, e, p)
+	queued, err := t.d.deliver(routes, kind, e, event)
+	if at := s.states[key]; queued == 0 && err != nil && before == nil && at != nil {
+		t.forget(s, at) // the event that began this was refused: the next one is the first
+	}
+	return err
 }
 
 func (t *timing) shard(app, channel string) *timingShard {
@@ -155,42 +156,42 @@ func (t *timing) shard(app, channel string) *timingShard {
 	return &t.shards[h.Sum64()%uint64(len(t.shards))]
 }
 
-// swallow applies the event's rule and reports whether the event goes no further: it is held or left out.
+// holdOrSuppress applies the event's rule and reports whether the event goes no further: it is held or left out.
 // When there is no memory to remember anything by, the event goes on as if there were no rule.
-func (t *timing) swallow(s *timingShard, key stateKey, routes *appRoutes, e *Event) bool {
+func (t *timing) holdOrSuppress(s *timingShard, key stateKey, a *account, routes *appRoutes, e *Event) bool {
 	at, known := s.states[key]
 	switch e.Type {
 	case TypeChannelVacated, TypeMemberRemoved:
 		if known { // said twice
-			routes.count.suppressed.Add(1)
+			a.count.suppressed.Add(1)
 			return true
 		}
-		return t.remember(s, key, routes, e, true)
+		return t.remember(s, key, a, routes, e, true)
 	case TypeChannelOccupied, TypeMemberAdded:
 		if !known {
 			return false
 		}
 		t.forget(s, at) // back within the grace: neither is sent
-		routes.count.suppressed.Add(1)
+		a.count.suppressed.Add(1)
 		return true
 	case TypeCacheMiss:
 		if known {
-			routes.count.suppressed.Add(1)
+			a.count.suppressed.Add(1)
 			return true
 		}
-		t.remember(s, key, routes, e, false)
+		t.remember(s, key, a, routes, e, false)
 		return false
 	}
-	return t.swallowCount(s, key, routes, e)
+	return t.holdCount(s, key, a, routes, e)
 }
 
-// swallowCount lets the first count above the threshold through and holds the latest until the interval's end.
-func (t *timing) swallowCount(s *timingShard, key stateKey, routes *appRoutes, e *Event) bool {
+// holdCount lets the first count above the threshold through and holds the latest until the interval's end.
+func (t *timing) holdCount(s *timingShard, key stateKey, a *account, routes *appRoutes, e *Event) bool {
 	at, known := s.states[key]
 	above := e.SubscriptionCount > t.threshold
 	if !known {
 		if above {
-			t.remember(s, key, routes, e, false)
+			t.remember(s, key, a, routes, e, false)
 		}
 		return false
 	}
@@ -204,13 +205,13 @@ func (t *timing) swallowCount(s *timingShard, key stateKey, routes *appRoutes, e
 
 // remember makes a state that ends when its rule's time is over, with e held until then if hold is set. It
 // returns false if the limits leave no memory for it.
-func (t *timing) remember(s *timingShard, key stateKey, routes *appRoutes, e *Event, hold bool) bool {
+func (t *timing) remember(s *timingShard, key stateKey, a *account, routes *appRoutes, e *Event, hold bool) bool {
 	memory := int64(len(key.app) + len(key.channel) + len(key.user) + stateOverhead)
-	if !t.charge(routes, memory) {
+	if !t.charge(a, memory) {
 		return false
 	}
 	key.channel, key.user = strings.Clone(key.channel), strings.Clone(key.user) // they may be parts of large messages
-	st := &state{key: key, memory: memory, share: &routes.timing.memory}
+	st := &state{key: key, memory: memory, account: a}
 	if hold {
 		st.hold(routes, e)
 	}
@@ -239,31 +240,33 @@ func (t *timing) forget(s *timingShard, at *list.Element) {
 	if len(s.states) == 0 {
 		s.states = nil // a map never shrinks
 	}
-	t.d.bytes.Add(-st.memory)
-	st.share.Add(-st.memory)
+	st.account.timing.Add(-st.memory)
+	t.d.release(st.account, st.memory)
+	t.d.leaveAccount(st.account)
 }
 
-// hold makes e the event that waits for the state's end.
+// hold makes e the event that waits for the state's end. It copies the type's name too: the caller's may be a part
+// of a message.
 func (st *state) hold(routes *appRoutes, e *Event) {
-	st.event = Event{Type: e.Type, Channel: st.key.channel, UserID: st.key.user, SubscriptionCount: e.SubscriptionCount}
+	st.event = Event{Type: e.Type.set().name(), Channel: st.key.channel, UserID: st.key.user, SubscriptionCount: e.SubscriptionCount}
 	st.held, st.since, st.routes = true, time.Now(), routes
-	routes.count.held.Add(1)
+	st.account.count.held.Add(1)
 }
 
 // drop leaves the held event out, if there is one.
 func (st *state) drop() {
 	if st.held {
 		st.held = false
-		st.routes.count.held.Add(-1)
-		st.routes.count.suppressed.Add(1)
+		st.account.count.held.Add(-1)
+		st.account.count.suppressed.Add(1)
 	}
 }
 
 // charge takes memory for a state: out of what one endpoint may hold, for all states of an app, and out of
-// the whole.
-func (t *timing) charge(routes *appRoutes, memory int64) bool {
-	if routes.timing.memory.Add(memory) > t.d.cfg.MaxEndpointQueuedBytes || t.d.charge(memory, memory) == 0 {
-		routes.timing.memory.Add(-memory)
+// the app's share.
+func (t *timing) charge(a *account, memory int64) bool {
+	if a.timing.Add(memory) > t.d.cfg.MaxEndpointQueuedBytes || t.d.charge(a, memory, memory) == 0 {
+		a.timing.Add(-memory)
 		return false
 	}
 	return true
@@ -288,25 +291,36 @@ func (t *timing) arm(s *timingShard) {
 	}
 }
 
+// expireAtOnce bounds how many states end under one hold of a shard's lock: Emit may wait for it.
+const expireAtOnce = 64
+
 // expire is the timer's function: it ends every state whose time is over.
 func (t *timing) expire(s *timingShard) {
-	s.mu.Lock()
-	if s.closed {
+	for more := true; more; {
+		var lost losses
+		s.mu.Lock()
+		if s.closed {
+			s.mu.Unlock()
+			return
+		}
+		due := s.due(time.Now())
+		more = len(due) > expireAtOnce
+		for _, at := range due[:min(len(due), expireAtOnce)] {
+			t.end(s, at, &lost)
+		}
+		if !more {
+			t.arm(s)
+		}
+		t.d.settling.add()
 		s.mu.Unlock()
-		return
+		lost.report()
+		t.d.settling.done()
 	}
-	t.d.running.Add(1) // before closed is set, so never during running.Wait
-	defer t.d.running.Done()
-	lost := t.endUntil(s, time.Now())
-	t.arm(s)
-	s.mu.Unlock()
-	t.d.report(lost)
 }
 
-// endUntil ends the states whose time is over at a moment, or all if that is zero, and lets go what they hold
-// in the order in which it was emitted.
-func (t *timing) endUntil(s *timingShard, moment time.Time) (lost []loss) {
-	var due []*list.Element
+// due returns the states whose time is over at a moment, or all if that is zero, in the order in which what they
+// hold was emitted.
+func (s *timingShard) due(moment time.Time) (due []*list.Element) {
 	for i := range s.queues {
 		for at := s.queues[i].Front(); at != nil; at = at.Next() {
 			if !moment.IsZero() && at.Value.(*state).ends.After(moment) {
@@ -318,42 +332,128 @@ func (t *timing) endUntil(s *timingShard, moment time.Time) (lost []loss) {
 	slices.SortStableFunc(due, func(a, b *list.Element) int {
 		return a.Value.(*state).since.Compare(b.Value.(*state).since)
 	})
-	for _, at := range due {
-		lost = append(lost, t.end(s, at)...)
-	}
-	return lost
+	return due
 }
 
-// end lets go what a state holds. A count that was held starts the next interval.
-func (t *timing) end(s *timingShard, at *list.Element) []loss {
+// end releases what a state holds; lost takes what finds no room, and if it is nil there is always room. A count
+// that was held starts the next interval.
+func (t *timing) end(s *timingShard, at *list.Element, lost *losses) {
 	st := at.Value.(*state)
 	if !st.held {
 		t.forget(s, at)
-		return nil
+		return
 	}
 	st.held = false
-	st.routes.count.held.Add(-1)
-	lost := t.d.release(st.routes, &st.event)
+	st.account.count.held.Add(-1)
+	t.d.deliverHeld(st.routes, &st.event, lost)
 	if st.key.rule == countRule && !s.closed {
 		s.queues[countRule].Remove(at)
 		s.states[st.key] = t.enqueue(s, st)
 	} else {
 		t.forget(s, at)
 	}
-	return lost
 }
 
-// close lets go everything that is held, in order, and refuses further events.
+// close releases everything that is held, in order, and refuses further events. It was accepted and there is no later,
+// so it is queued even above the limits.
 func (t *timing) close() {
 	for i := range t.shards {
 		s := &t.shards[i]
 		s.mu.Lock()
 		s.closed = true
-		lost := t.endUntil(s, time.Time{})
+		for _, at := range s.due(time.Time{}) {
+			t.end(s, at, nil)
+		}
 		if s.timer != nil {
 			s.timer.Stop()
 		}
 		s.mu.Unlock()
-		t.d.report(lost)
+	}
+}
+
+// purge gives up what is held for an app, and returns how many events that is at all its endpoints.
+func (t *timing) purge(appID string) (events int) {
+	for i := range t.shards {
+		s := &t.shards[i]
+		lost := losses{purged: true}
+		s.mu.Lock()
+		for _, at := range s.due(time.Time{}) {
+			if st := at.Value.(*state); st.key.app == appID && st.held {
+				st.held = false
+				st.account.count.held.Add(-1)
+				t.d.deliverHeld(st.routes, &st.event, &lost)
+				t.forget(s, at)
+			}
+		}
+		s.mu.Unlock()
+		events += lost.report()
+	}
+	return events
+}
+
+// losses are events that were held and are given up when they are released: a batch for each endpoint, or several.
+type losses struct {
+	purged  bool // all of them, whether there is room or not
+	order   []*endpoint
+	batches map[*endpoint][]loss
+}
+
+// add copies an event.
+func (l *losses) add(e *endpoint, event []byte, err error) {
+	if l.batches == nil {
+		l.batches = make(map[*endpoint][]loss)
+	}
+	all := l.batches[e]
+	if len(all) == 0 {
+		l.order = append(l.order, e)
+	}
+	cfg := &e.shared.cfg
+	n := len(all) - 1
+	if n < 0 || len(all[n].batch.buf)+1+len(event)+len(bodyEnd) > cfg.MaxBatchBytes || all[n].batch.events == cfg.MaxBatchEvents {
+		all = append(all, loss{&batch{buf: make([]byte, headBytes), opened: time.Now()}, err})
+		n++
+	}
+	b := all[n].batch
+	if b.events++; b.events > 1 {
+		b.buf = append(b.buf, ',')
+	}
+	b.buf = append(b.buf, event...)
+	l.batches[e] = all
+}
+
+// report accounts for the losses and returns how many events they are. No lock is held.
+func (l *losses) report() (events int) {
+	for _, e := range l.order {
+		for _, one := range l.batches[e] {
+			one.batch.buf = append(one.batch.buf, bodyEnd...)
+			events += one.batch.events
+			e.account.count.queued.Add(uint64(one.batch.events))
+			e.shared.settling.add()
+		}
+		e.report(l.batches[e])
+	}
+	return events
+}
+
+// deliverHeld queues an event that was held. What finds no room is lost; without a place for losses there is room.
+func (d *Dispatcher) deliverHeld(routes *appRoutes, e *Event, lost *losses) {
+	t := e.Type.set()
+	event, err := e.encoded(t, d.cfg.ClientData, d.cfg.MaxEventBytes)
+	if err != nil { // it was encoded before it was held
+		panic(err)
+	}
+	defer encodeBuffers.Put(event)
+	lane := d.laneOf(e.Channel, *event)
+	for i := range routes.routes {
+		r := &routes.routes[i]
+		switch {
+		case !r.wants(t, e.Channel):
+		case lost != nil && lost.purged:
+			lost.add(r.endpoint, *event, ErrPurged)
+		default:
+			if err := d.enqueue(r.endpoint, *event, lane, lost == nil); err != nil {
+				lost.add(r.endpoint, *event, err)
+			}
+		}
 	}
 }

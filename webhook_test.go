@@ -253,7 +253,7 @@ func TestPanicsCostOnlyTheirOwnBatch(t *testing.T) {
 		emit(t, d, "app", webhook.ChannelOccupied("a"), webhook.ChannelOccupied("bad"), webhook.ChannelOccupied("c"))
 		require.ErrorIs(t, d.Emit("app", webhook.ChannelOccupied("")), webhook.ErrInvalidEvent)
 		require.NoError(t, d.Flush(t.Context()))
-		require.Len(t, sent.deliveries(), 3)
+		require.Len(t, sent.deliveries(), 3+3, "the bad one is tried again after 1, 2 and 4 seconds")
 		require.Equal(t, []string{"webhook: panic in Sender: sender trouble"}, undelivered)
 		require.EqualValues(t, 2, d.Stats().Delivered)
 		require.EqualValues(t, 1, d.Stats().Undelivered)

@@ -1,0 +1,4 @@
+package webhook
+
+// RaceEnabled says that the race detector runs.
+const RaceEnabled = raceEnabled

@@ -1,0 +1,221 @@
+package webhook_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pusherhooks/webhook"
+)
+
+// What one tenant, or many, can do to the others: nothing. 50 tenants answer in 5 ms and 20 in 600 ms; beside them
+// somebody misbehaves in every way that an audit came up with.
+
+func TestNobodyWaitsForOthers(t *testing.T) {
+	for name, misbehave := range map[string]func(*town){
+		"nobody": func(*town) {},
+		"one app, 5 000 webhooks that answer after 9.9 s": func(town *town) { town.hog("bad", 5000, sluggish, 2*time.Second) },
+		"one app, 320 webhooks that answer after 9.9 s":   func(town *town) { town.hog("bad", 320, sluggish, time.Second) },
+		"one app, 320 webhooks whose answers drip":        func(town *town) { town.hog("drip", 320, quick, 100*time.Millisecond) },
+		"1 000 apps that answer after 9.9 s":              func(town *town) { town.settle("bad", 1000, sluggish, 2*time.Second) },
+		"1 000 apps that answer and hang in turns":        func(town *town) { town.settle("bad", 1000, inTurns, 500*time.Millisecond) },
+		"2 000 hanging apps":                              func(town *town) { town.settle("bad", 2000, nil, 2*time.Second) },
+		"one app, new hanging URLs all the time":          func(town *town) { town.churn("bad", 100, 500*time.Millisecond) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				town := newTown(t, webhook.Config{})
+				town.settle("good", 50, quick, 100*time.Millisecond)
+				town.settle("slow", 20, leisurely, 2*time.Second)
+				time.Sleep(5 * time.Second)
+				misbehave(town)
+				time.Sleep(20 * time.Second)
+				town.forget()
+				time.Sleep(30 * time.Second)
+				town.requireHealthy()
+				town.close()
+			})
+		})
+	}
+}
+
+// hog is one app with many webhooks.
+func (town *town) hog(id string, webhooks int, h host, every time.Duration) {
+	var urls []string
+	for i := range webhooks {
+		name := fmt.Sprint(id, i)
+		town.net.set(name, h)
+		urls = append(urls, "http://"+name+"/")
+	}
+	require.NoError(town.t, town.d.SetApp(testApp(id, urls...)))
+	town.emitEvery(id, every, 0)
+}
+
+// churn is one app whose webhooks are edited all the time, to URLs that hang.
+func (town *town) churn(id string, webhooks int, every time.Duration) {
+	town.emitters.Go(func() {
+		for round := 0; ; round++ {
+			select {
+			case <-town.stop:
+				return
+			case <-time.After(every):
+			}
+			var urls []string
+			for i := range webhooks {
+				urls = append(urls, fmt.Sprintf("http://%s-%d-%d/", id, round, i))
+			}
+			if err := town.d.SetApp(testApp(id, urls...)); err != nil {
+				town.t.Error(err)
+			}
+			_ = town.d.Emit(id, webhook.ChannelOccupied("room"))
+		}
+	})
+}
+
+func TestUnbatchedHogHoldsUpNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		town := newTown(t, webhook.Config{MaxBatchEvents: 1})
+		town.settle("good", 50, quick, 100*time.Millisecond)
+		town.settle("slow", 20, leisurely, 2*time.Second)
+		town.hog("bad", 20, sluggish, 20*time.Millisecond)
+		time.Sleep(time.Minute)
+		town.requireHealthy()
+		town.close()
+	})
+}
+
+// New tenants find a place although somebody adds endpoints that hang all the time.
+func TestNewTenantsBesideChurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		town := newTown(t, webhook.Config{})
+		town.churn("bad", 100, 500*time.Millisecond)
+		time.Sleep(time.Minute)
+		town.settle("new", 20, quick, time.Second)
+		time.Sleep(10 * time.Second)
+		town.require("new", 200*time.Millisecond, time.Second)
+		town.close()
+	})
+}
+
+func TestRestartBeside2000HangingEndpoints(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		town := newTown(t, webhook.Config{})
+		town.settle("bad", 2000, nil, 2*time.Second)
+		town.settle("good", 50, quick, time.Second)
+		town.settle("slow", 20, leisurely, 2*time.Second)
+		time.Sleep(30 * time.Second)
+		for kind, n := range map[string]int{"good": 50, "slow": 20} {
+			for i := range n {
+				at, delivered := town.first[fmt.Sprint(kind, i)]
+				require.True(t, delivered)
+				require.Less(t, at, 12*time.Second, "%s%d", kind, i)
+			}
+		}
+		town.close()
+	})
+}
+
+// 1 000 stored deliveries for endpoints that hang take nobody's place.
+func TestRedeliveriesForDeadEndpointsHoldUpNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		town := newTown(t, webhook.Config{})
+		town.settle("good", 50, quick, 100*time.Millisecond)
+		town.settle("slow", 20, leisurely, 2*time.Second)
+		time.Sleep(5 * time.Second)
+		town.forget()
+		for i := range 1000 {
+			require.NoError(t, town.d.Redeliver(delivery(fmt.Sprintf("http://dead%d/", i))))
+		}
+		time.Sleep(time.Minute)
+		town.require("good", 200*time.Millisecond, 2*time.Second)
+		town.require("slow", time.Second, 2*time.Second)
+		town.close()
+	})
+}
+
+// An endpoint that fails for a second is back within seconds, whoever hangs beside it.
+func TestBlipBeside2000HangingEndpoints(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		town := newTown(t, webhook.Config{})
+		town.settle("blip", 1, quick, 100*time.Millisecond)
+		town.settle("bad", 2000, nil, 2*time.Second)
+		time.Sleep(30 * time.Second)
+		town.net.set("blip0", func(int, []byte) (int, time.Duration) { return 503, time.Millisecond })
+		time.Sleep(time.Second)
+		town.net.set("blip0", quick)
+		town.forget()
+		time.Sleep(30 * time.Second)
+		town.require("blip", 200*time.Millisecond, 12*time.Second)
+		town.close()
+	})
+}
+
+// One app's endpoints hang and its events pile up, however often its URLs change: others are never refused, and in
+// the end age empties what has piled up.
+func TestHoggedMemoryRefusesNobodyElse(t *testing.T) {
+	for name, edit := range map[string]func(town *town, round int){
+		"16 webhooks": func(town *town, round int) {
+			if round == 0 {
+				town.hog("bad", 16, nil, time.Hour)
+			}
+		},
+		"one webhook, edited": func(town *town, round int) {
+			require.NoError(town.t, town.d.SetApp(testApp("bad", fmt.Sprintf("http://bad%d/", round))))
+		},
+		"removed and set again": func(town *town, round int) {
+			town.d.RemoveApp("bad")
+			require.NoError(town.t, town.d.SetApp(testApp("bad", fmt.Sprintf("http://bad%d/", round))))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				town := newTown(t, webhook.Config{MaxQueuedBytes: 32 << 20, MaxEndpointQueuedBytes: 16 << 20})
+				town.settle("good", 20, quick, 100*time.Millisecond)
+				data := []byte(`"` + string(make60k()) + `"`)
+				refused := 0
+				for round := range 16 {
+					edit(town, round)
+					for range 100 {
+						if town.d.Emit("bad", webhook.ClientEvent("private-room", "client-a", data, "", "")) != nil {
+							refused++
+						}
+					}
+					time.Sleep(time.Second)
+				}
+				require.Positive(t, refused)
+				time.Sleep(time.Second)
+				town.require("good", 200*time.Millisecond, time.Second)
+				time.Sleep(10 * time.Minute)
+				require.Less(t, town.d.Stats().PendingBytes, int64(1<<20), "age has emptied it")
+				town.close()
+			})
+		})
+	}
+}
+
+func make60k() []byte {
+	data := make([]byte, 60_000)
+	for i := range data {
+		data[i] = 'x'
+	}
+	return data
+}
+
+// A dripping body: it never ends, and nobody waits for it for long.
+type drip struct {
+	ctx interface{ Done() <-chan struct{} }
+}
+
+func (d drip) Read([]byte) (int, error) { <-d.ctx.Done(); return 0, io.ErrUnexpectedEOF }
+func (d drip) Close() error             { return nil }
+
+func dripping(r *http.Request) *http.Response {
+	resp := answer(200)
+	resp.Body, resp.ContentLength = drip{r.Context()}, 1000
+	return resp
+}
