@@ -32,6 +32,12 @@ func newNetwork() *network {
 	return &network{hosts: map[string]host{}, requests: map[string]int{}}
 }
 
+// bubble runs a test on synctest's clock with a network of its own.
+func bubble(t *testing.T, test func(t *testing.T, net *network)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { test(t, newNetwork()) })
+}
+
 // sender returns an HTTPSender whose requests go through the network.
 func (n *network) sender(t testing.TB) *webhook.HTTPSender {
 	return newSender(t, func(c *webhook.HTTPConfig) { c.Transport = n })

@@ -1004,14 +1004,14 @@ func (e *endpoint) refuseAll(l *lane, err error) []loss {
 		home.queue = slices.Insert(home.queue, 0, b)
 		home.due()
 	}
-	t.row, t.refusing, t.probes = nil, true, 0
+	t.row, t.refusing, t.probes = nil, true, 1 // another channel than that of the row, if there is one
 	gone := e.fails(l, e.backOff(nil), err)
 	e.tidy()
 	return gone
 }
 
-// candidate returns a single event to try at an endpoint that seems to refuse everything: the first of a channel,
-// and at each attempt that of another one, because the next event may be the only bad one, and because the first
+// candidate returns a single event to try at an endpoint that seems to refuse everything: the first of a channel, and
+// at each attempt that of another one, because it may be one channel's events that are refused, and because the first
 // event of a channel can be accepted without that being out of order.
 func (l *lane) candidate() *batch {
 	const most = 1000 // events looked at

@@ -1,0 +1,121 @@
+package webhook_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pusherhooks/webhook"
+)
+
+// Close with a million events pending that nobody takes keeps its time, hands all of them back, says so in one line
+// and makes no second copy of the bodies.
+func TestCloseWithAMillionEventsKeepsItsTime(t *testing.T) {
+	events := 1_000_000
+	if webhook.RaceEnabled {
+		events = 20_000 // the same code, some twenty times slower
+	}
+	const apps = 20
+	var log strings.Builder
+	cfg := webhook.Config{
+		MaxBatchEvents: 1, MaxQueuedBytes: 1 << 30, MaxEndpointQueuedBytes: 512 << 20,
+		Sender: webhook.SenderFunc(dead), Logger: slog.New(slog.NewTextHandler(&log, nil)),
+	}
+	for i := range apps {
+		cfg.Apps = append(cfg.Apps, testApp(fmt.Sprint("app-", i), "http://localhost/"))
+	}
+	d := newDispatcher(t, cfg)
+	var emitters sync.WaitGroup
+	for i := range apps {
+		emitters.Go(func() {
+			for n := range events / apps {
+				if err := d.Emit(cfg.Apps[i].ID, webhook.SubscriptionCount(fmt.Sprint("room-", n%100), n)); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	emitters.Wait()
+	require.EqualValues(t, events, d.Stats().Pending)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	start := time.Now()
+	err := d.Close(ctx)
+	t.Log(time.Since(start))
+	require.Less(t, time.Since(start), 3*time.Second)
+	var left *webhook.UndeliveredError
+	require.ErrorAs(t, err, &left)
+	require.Len(t, left.Deliveries, events)
+	require.Equal(t, 1, strings.Count(log.String(), "\n"), "%.1000s", log.String())
+	for _, delivery := range left.Deliveries[:100] {
+		require.NoError(t, webhook.Verify(delivery.AppID+"-key", webhook.Secret(delivery.AppID+"-secret"), delivery.Header, delivery.Body))
+	}
+}
+
+// One dead endpoint among many gets a last attempt and is handed back: Close does not wait for its deadline.
+func TestCloseDoesNotWaitForEndpointsThatWereFailing(t *testing.T) {
+	bubble(t, func(t *testing.T, net *network) {
+		hang := func(int, []byte) (int, time.Duration) { return 200, time.Hour }
+		for name, h := range map[string]host{"hangs": hang, "fails": func(int, []byte) (int, time.Duration) { return 503, time.Millisecond }} {
+			apps := []webhook.App{testApp("bad", "http://"+name+"/")}
+			net.set(name, h)
+			for i := range 200 {
+				id := fmt.Sprint("good", i)
+				net.set(id, quick)
+				apps = append(apps, testApp(id, "http://"+id+"/"))
+			}
+			d := newDispatcher(t, webhook.Config{Apps: apps, Sender: net.sender(t)})
+			for range 100 {
+				emit(t, d, "bad", webhook.ChannelOccupied("room"))
+				time.Sleep(time.Second)
+			}
+			for i := range 200 {
+				emit(t, d, fmt.Sprint("good", i), webhook.ChannelOccupied("room"))
+			}
+			tries := net.count(name)
+			start := time.Now()
+			var left *webhook.UndeliveredError
+			require.ErrorAs(t, d.Close(t.Context()), &left)
+			require.LessOrEqual(t, time.Since(start), time.Second+time.Millisecond, name)
+			require.LessOrEqual(t, net.count(name), tries+1, "%s: one attempt more at the most", name)
+			require.Equal(t, d.Stats().Undelivered, uint64(100))
+			require.EqualValues(t, 200, d.Stats().Delivered)
+		}
+	})
+}
+
+// A blip during a shutdown loses nothing that a second later arrives.
+func TestCloseRetriesWhatFailsLater(t *testing.T) {
+	bubble(t, func(t *testing.T, net *network) {
+		net.set("blip", func(n int, _ []byte) (int, time.Duration) {
+			if n < 4 {
+				return 503, time.Millisecond
+			}
+			return 200, time.Millisecond
+		})
+		d := newDispatcher(t, webhook.Config{Apps: []webhook.App{testApp("app", "http://blip/")}, Sender: net.sender(t)})
+		emit(t, d, "app", webhook.ChannelOccupied("room"))
+		require.NoError(t, d.Close(t.Context()))
+		require.Equal(t, 4, net.count("blip"))
+	})
+}
+
+// A request that is on the wire when Close begins may finish.
+func TestCloseLetsRequestsFinish(t *testing.T) {
+	bubble(t, func(t *testing.T, net *network) {
+		net.set("host", sluggish)
+		d := newDispatcher(t, webhook.Config{Apps: []webhook.App{testApp("app", "http://host/")}, Sender: net.sender(t)})
+		emit(t, d, "app", webhook.ChannelOccupied("room"))
+		time.Sleep(time.Second)
+		start := time.Now()
+		require.NoError(t, d.Close(t.Context()))
+		require.Equal(t, 9900*time.Millisecond+window-time.Second, time.Since(start))
+	})
+}
