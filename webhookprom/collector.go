@@ -1,20 +1,20 @@
-package prometheus
+package webhookprom
 
 import (
-	prom "github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pusherhooks/webhook"
 )
 
 // A Collector gives a registry the metrics of one Dispatcher: what the hooks have counted, and the dispatcher's
-// Stats at the time of the scrape.
+// Stats and Endpoints at the time of the scrape.
 type Collector struct {
 	dispatcher *webhook.Dispatcher
 	metrics    *Metrics
 	stats      []statsMetric
 }
 
-var _ prom.Collector = (*Collector)(nil)
+var _ prometheus.Collector = (*Collector)(nil)
 
 // Collector returns what to register with Prometheus, once the Dispatcher that has the hooks of m is there.
 // It stays valid after the Dispatcher's Close.
@@ -26,33 +26,54 @@ func (m *Metrics) Collector(d *webhook.Dispatcher) *Collector {
 }
 
 // Describe implements the client library's Collector.
-func (c *Collector) Describe(descriptions chan<- *prom.Desc) {
+func (c *Collector) Describe(descriptions chan<- *prometheus.Desc) {
 	for _, m := range c.stats {
 		descriptions <- m.desc
 	}
+	descriptions <- endpointsDesc
 	for _, v := range c.metrics.vectors() {
 		v.Describe(descriptions)
 	}
 }
 
 // Collect implements the client library's Collector.
-func (c *Collector) Collect(metrics chan<- prom.Metric) {
+func (c *Collector) Collect(metrics chan<- prometheus.Metric) {
 	stats := c.dispatcher.Stats() // once, so that the numbers of one scrape add up
 	for _, m := range c.stats {
-		metrics <- prom.MustNewConstMetric(m.desc, m.kind, m.value(&stats))
+		metrics <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(&stats))
 	}
+	c.collectEndpoints(metrics)
 	for _, v := range c.metrics.vectors() {
 		v.Collect(metrics)
 	}
 }
 
+// endpointStates are those in which an endpoint can be.
+var endpointStates = []webhook.EndpointState{webhook.EndpointOK, webhook.EndpointFailing, webhook.EndpointRefusing}
+
+var endpointsDesc = prometheus.NewDesc("webhook_endpoints",
+	"Endpoints that do not accept what they get, by state.", []string{"state"}, nil)
+
+// collectEndpoints counts the endpoints that are not well. The dispatcher does not tell how many are.
+func (c *Collector) collectEndpoints(metrics chan<- prometheus.Metric) {
+	count := make(map[webhook.EndpointState]int)
+	for _, status := range c.dispatcher.Endpoints("") {
+		count[status.State]++
+	}
+	for _, state := range endpointStates {
+		if state != webhook.EndpointOK {
+			metrics <- prometheus.MustNewConstMetric(endpointsDesc, prometheus.GaugeValue, float64(count[state]), state.String())
+		}
+	}
+}
+
 // The metrics that come from Stats, or with a label for the app from the hooks.
 var (
-	deliveredOpts = prom.CounterOpts{
+	deliveredOpts = prometheus.CounterOpts{
 		Name: "webhook_events_delivered_total",
 		Help: "Events accepted by their endpoint.",
 	}
-	undeliveredOpts = prom.CounterOpts{
+	undeliveredOpts = prometheus.CounterOpts{
 		Name: "webhook_events_undelivered_total",
 		Help: "Events given up, or handed back at Close.",
 	}
@@ -60,8 +81,8 @@ var (
 
 // A statsMetric is a metric that is one field of Stats.
 type statsMetric struct {
-	desc  *prom.Desc
-	kind  prom.ValueType
+	desc  *prometheus.Desc
+	kind  prometheus.ValueType
 	value func(*webhook.Stats) float64
 }
 
@@ -95,9 +116,9 @@ func statsMetrics(perApp bool) []statsMetric {
 }
 
 func counter(name, help string, value func(*webhook.Stats) float64) statsMetric {
-	return statsMetric{prom.NewDesc(name, help, nil, nil), prom.CounterValue, value}
+	return statsMetric{prometheus.NewDesc(name, help, nil, nil), prometheus.CounterValue, value}
 }
 
 func gauge(name, help string, value func(*webhook.Stats) float64) statsMetric {
-	return statsMetric{prom.NewDesc(name, help, nil, nil), prom.GaugeValue, value}
+	return statsMetric{prometheus.NewDesc(name, help, nil, nil), prometheus.GaugeValue, value}
 }

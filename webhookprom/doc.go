@@ -1,16 +1,12 @@
-// Package prometheus counts and measures what a webhook.Dispatcher does, for Prometheus.
+// Package webhookprom counts and measures what a webhook.Dispatcher does, for Prometheus.
 //
 // A Metrics is made before the dispatcher, because its hooks go into the configuration, and registered after
-// it, because the rest is read from the dispatcher's Stats:
+// it, because the rest is read from the dispatcher's Stats and Endpoints:
 //
 //	metrics := webhookprom.New(webhookprom.Config{})
-//	sender, err := webhook.NewHTTPSender(webhook.HTTPConfig{OnAttempt: metrics.OnAttempt})
-//	// …
-//	dispatcher, err := webhook.New(webhook.Config{Apps: apps, Sender: sender, Hooks: metrics.Hooks()})
+//	dispatcher, err := webhook.New(webhook.Config{Apps: apps, Hooks: metrics.Hooks()})
 //	// …
 //	registry.MustRegister(metrics.Collector(dispatcher))
-//
-// Its name is that of the client library it is used with, so import it as webhookprom.
 //
 // # Metrics
 //
@@ -24,6 +20,7 @@
 //	webhook_events_delivered_total           events accepted by their endpoint
 //	webhook_events_undelivered_total         events given up or handed back
 //	webhook_requests_total{status}           attempts: 2xx, 3xx, 4xx, 5xx, error if there was no answer
+//	webhook_endpoint_changes_total{state}    changes of an endpoint's state, to ok, failing or refusing
 //
 // Gauges:
 //
@@ -31,6 +28,7 @@
 //	webhook_pending_events                   events that wait or are in flight
 //	webhook_pending_bytes                    memory that these and the timing rules hold
 //	webhook_active_endpoints                 endpoints with pending events
+//	webhook_endpoints{state}                 endpoints that are failing or refusing, until something is accepted
 //
 // Histograms:
 //
@@ -42,8 +40,11 @@
 // webhook_events_undelivered_total + webhook_pending_events, unless Config.PerApp is set.
 // Events that are held are in none of these, as they are not queued yet, and suppressed ones never are.
 //
+// A Sender that does not speak HTTP has no status to tell: what it delivers counts as 2xx, and its errors as error.
+//
 // # Labels
 //
 // There is no label per tenant, URL or channel: their number has no bound. Config.PerApp adds the label app to
-// whatever is known by app, for servers whose apps are few.
-package prometheus
+// whatever is known by app, for servers whose apps are few. Which endpoints are failing, and why, is what
+// Dispatcher.Endpoints tells.
+package webhookprom

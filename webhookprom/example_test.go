@@ -1,4 +1,4 @@
-package prometheus_test
+package webhookprom_test
 
 import (
 	"context"
@@ -10,7 +10,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 
 	"github.com/pusherhooks/webhook"
-	webhookprom "github.com/pusherhooks/webhook/prometheus"
+	"github.com/pusherhooks/webhook/webhookprom"
 	"github.com/pusherhooks/webhook/webhooktest"
 )
 
@@ -21,15 +21,7 @@ func Example() {
 	app.Webhooks = []webhook.Webhook{{URL: backend.URL, EventTypes: []webhook.EventType{webhook.TypeChannelOccupied}}}
 
 	metrics := webhookprom.New(webhookprom.Config{})
-	sender, err := webhook.NewHTTPSender(webhook.HTTPConfig{OnAttempt: metrics.OnAttempt})
-	if err != nil {
-		log.Fatal(err)
-	}
-	dispatcher, err := webhook.New(webhook.Config{
-		Apps:   []webhook.App{app},
-		Sender: sender,
-		Hooks:  metrics.Hooks(),
-	})
+	dispatcher, err := webhook.New(webhook.Config{Apps: []webhook.App{app}, Hooks: metrics.Hooks()})
 	if err != nil {
 		log.Fatal(err)
 	}

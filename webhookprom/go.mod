@@ -1,4 +1,4 @@
-module github.com/pusherhooks/webhook/prometheus
+module github.com/pusherhooks/webhook/webhookprom
 
 go 1.26.0
 

@@ -1,4 +1,4 @@
-package prometheus_test
+package webhookprom_test
 
 import (
 	"context"
@@ -9,18 +9,19 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	prom "github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pusherhooks/webhook"
-	webhookprom "github.com/pusherhooks/webhook/prometheus"
+	"github.com/pusherhooks/webhook/webhookprom"
 	"github.com/pusherhooks/webhook/webhooktest"
 )
 
@@ -35,30 +36,20 @@ type fixture struct {
 	receiver   *webhooktest.Receiver
 	metrics    *webhookprom.Metrics
 	dispatcher *webhook.Dispatcher
-	registry   *prom.Registry
+	registry   *prometheus.Registry
 }
 
-// newFixture makes a fixture in which the apps lead to the receiver. A delivery has three attempts.
+// newFixture makes a fixture in which the apps lead to the receiver. Waits between attempts are short.
 func newFixture(t *testing.T, cfg webhookprom.Config, apps ...string) *fixture {
 	t.Helper()
 	f := &fixture{receiver: webhooktest.NewReceiver(), metrics: webhookprom.New(cfg)}
 	t.Cleanup(f.receiver.Close)
-	var config webhook.Config
+	config := webhook.Config{RetryWaitMin: time.Millisecond, RetryWaitMax: time.Millisecond, Hooks: f.metrics.Hooks()}
 	for _, id := range apps {
 		app := testApp(id, f.receiver.URL)
 		f.receiver.Accept(app)
 		config.Apps = append(config.Apps, app)
 	}
-	sender, err := webhook.NewHTTPSender(webhook.HTTPConfig{
-		RetryWaitMin: time.Millisecond,
-		RetryWaitMax: time.Millisecond,
-		Retry:        func(status int, _ error) bool { return status == http.StatusServiceUnavailable },
-		OnAttempt:    f.metrics.OnAttempt,
-	})
-	require.NoError(t, err)
-	t.Cleanup(sender.CloseIdleConnections)
-	config.Sender = sender
-	config.Hooks = f.metrics.Hooks()
 	f.start(t, config)
 	return f
 }
@@ -70,7 +61,7 @@ func (f *fixture) start(t *testing.T, config webhook.Config) {
 	f.dispatcher, err = webhook.New(config)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = f.dispatcher.Close(t.Context()) }) // the tests that care call it themselves
-	f.registry = prom.NewPedanticRegistry()
+	f.registry = prometheus.NewPedanticRegistry()
 	require.NoError(t, f.registry.Register(f.metrics.Collector(f.dispatcher)))
 }
 
@@ -118,37 +109,44 @@ func TestDeliveries(t *testing.T) {
 	f := newFixture(t, webhookprom.Config{}, "app")
 	f.receiver.Fail(2, http.StatusServiceUnavailable)
 	f.emit(t, "app", 3) // two attempts fail
-	f.receiver.Fail(1, http.StatusNotFound)
+	f.receiver.Fail(1, http.StatusGone)
 	f.emit(t, "app", 2) // given up at once
+	f.receiver.Fail(4, http.StatusNotFound)
+	f.emit(t, "app", 1) // refused, set aside, given up
 	f.receiver.Fail(1, http.StatusFound)
-	f.emit(t, "app", 1) // given up at once
+	f.emit(t, "app", 1) // a redirect is a failure
 	require.NoError(t, f.dispatcher.Close(t.Context()))
 	f.requireText(t, `
 webhook_active_endpoints 0
-webhook_events_delivered_total 3
-webhook_events_emitted_total 6
-webhook_events_queued_total 6
+webhook_events_delivered_total 4
+webhook_events_emitted_total 7
+webhook_events_queued_total 7
 webhook_events_undelivered_total 3
 webhook_pending_bytes 0
 webhook_pending_events 0
-webhook_requests_total{status="2xx"} 1
+webhook_requests_total{status="2xx"} 2
 webhook_requests_total{status="3xx"} 1
-webhook_requests_total{status="4xx"} 1
+webhook_requests_total{status="4xx"} 5
 webhook_requests_total{status="5xx"} 2
 webhook_requests_total{status="error"} 0
 `, "webhook_active_endpoints", "webhook_events_delivered_total", "webhook_events_emitted_total",
 		"webhook_events_queued_total", "webhook_events_undelivered_total", "webhook_pending_bytes",
 		"webhook_pending_events", "webhook_requests_total")
-	require.EqualValues(t, 5, f.histogram(t, "webhook_request_duration_seconds").GetSampleCount())
-	require.EqualValues(t, 1, f.histogram(t, "webhook_delivery_latency_seconds").GetSampleCount())
+	require.EqualValues(t, 10, f.histogram(t, "webhook_request_duration_seconds").GetSampleCount())
+	require.EqualValues(t, 2, f.histogram(t, "webhook_delivery_latency_seconds").GetSampleCount())
 	batches := f.histogram(t, "webhook_batch_events")
-	require.EqualValues(t, 1, batches.GetSampleCount())
-	require.EqualValues(t, 3, batches.GetSampleSum())
+	require.EqualValues(t, 2, batches.GetSampleCount())
+	require.EqualValues(t, 4, batches.GetSampleSum())
 }
 
 func TestNoAnswer(t *testing.T) {
-	f := newFixture(t, webhookprom.Config{}, "app")
+	f := &fixture{receiver: webhooktest.NewReceiver(), metrics: webhookprom.New(webhookprom.Config{})}
 	f.receiver.Close()
+	f.start(t, webhook.Config{
+		Apps:     []webhook.App{testApp("app", f.receiver.URL)},
+		RetryFor: -1,
+		Hooks:    f.metrics.Hooks(),
+	})
 	f.emit(t, "app", 1)
 	f.requireText(t, `
 webhook_requests_total{status="2xx"} 0
@@ -157,6 +155,66 @@ webhook_requests_total{status="4xx"} 0
 webhook_requests_total{status="5xx"} 0
 webhook_requests_total{status="error"} 1
 `, "webhook_requests_total")
+}
+
+// A Sender may know no status, or tell one that does not exist.
+func TestStatuses(t *testing.T) {
+	f := newFixture(t, webhookprom.Config{})
+	hook := f.metrics.Hooks().Attempt
+	for _, a := range []webhook.Attempt{
+		{Status: 204},
+		{}, // accepted, not by HTTP
+		{Err: errors.New("not by HTTP")},
+		{Status: 999, Err: errors.New("odd")},
+		{Status: 1000, Err: errors.New("no status")},
+		{Status: -1, Err: errors.New("no status")},
+		{Status: 99, Err: errors.New("no status")},
+	} {
+		hook(&webhook.Delivery{}, a)
+	}
+	f.requireText(t, `
+webhook_requests_total{status="2xx"} 2
+webhook_requests_total{status="3xx"} 0
+webhook_requests_total{status="4xx"} 0
+webhook_requests_total{status="5xx"} 0
+webhook_requests_total{status="9xx"} 1
+webhook_requests_total{status="error"} 4
+`, "webhook_requests_total")
+}
+
+// A backend is down, recovers, refuses everything and recovers.
+func TestEndpoints(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fixture{metrics: webhookprom.New(webhookprom.Config{})}
+		var answer atomic.Pointer[error]
+		send := func(context.Context, *webhook.Delivery) error { return *answer.Load() }
+		f.start(t, webhook.Config{
+			Apps:           []webhook.App{testApp("app", "http://127.0.0.1:1")}, // never called
+			MaxBatchEvents: 1,
+			Sender:         webhook.SenderFunc(send),
+			Hooks:          f.metrics.Hooks(),
+		})
+		requireStates := func(err error, failing, refusing, toFailing, toOK, toRefusing int) {
+			t.Helper()
+			answer.Store(&err)
+			for i := range 4 {
+				require.NoError(t, f.dispatcher.Emit("app", webhook.ChannelOccupied(fmt.Sprint("channel-", i))))
+			}
+			<-time.After(2 * time.Minute) // of the bubble
+			f.requireText(t, fmt.Sprintf(`
+webhook_endpoint_changes_total{state="failing"} %d
+webhook_endpoint_changes_total{state="ok"} %d
+webhook_endpoint_changes_total{state="refusing"} %d
+webhook_endpoints{state="failing"} %d
+webhook_endpoints{state="refusing"} %d
+`, toFailing, toOK, toRefusing, failing, refusing), "webhook_endpoint_changes_total", "webhook_endpoints")
+		}
+		requireStates(nil, 0, 0, 0, 0, 0)
+		requireStates(errors.New("down"), 1, 0, 1, 0, 0)
+		requireStates(nil, 0, 0, 1, 1, 0)
+		requireStates(webhook.ErrRefused, 0, 1, 1, 1, 1)
+		requireStates(nil, 0, 0, 1, 2, 1)
+	})
 }
 
 func TestPending(t *testing.T) {
@@ -217,14 +275,15 @@ webhook_held_events %d
 func TestRejected(t *testing.T) {
 	f := &fixture{metrics: webhookprom.New(webhookprom.Config{})}
 	app := testApp("app", "http://127.0.0.1:1") // never called
+	filled := make(chan struct{})
 	f.start(t, webhook.Config{
 		Apps:                   []webhook.App{app},
 		MaxBatchBytes:          1024,
 		MaxEventBytes:          256,
 		MaxEndpointQueuedBytes: 2048,
 		BatchWindow:            time.Hour,
-		Sender: webhook.SenderFunc(func(ctx context.Context, _ *webhook.Delivery) error {
-			<-webhook.Closing(ctx)
+		Sender: webhook.SenderFunc(func(context.Context, *webhook.Delivery) error {
+			<-filled
 			return nil
 		}),
 		Hooks: f.metrics.Hooks(),
@@ -233,6 +292,7 @@ func TestRejected(t *testing.T) {
 	for full == nil && f.dispatcher.Stats().Emitted < 1000 {
 		full = f.dispatcher.Emit("app", webhook.ChannelOccupied("channel"))
 	}
+	close(filled)
 	require.ErrorIs(t, full, webhook.ErrQueueFull)
 	require.ErrorIs(t, f.dispatcher.Emit("app", webhook.Event{}), webhook.ErrInvalidEvent)
 	require.ErrorIs(t, f.dispatcher.Emit("nobody", webhook.ChannelOccupied("channel")), webhook.ErrUnknownApp)
@@ -255,9 +315,11 @@ func TestPerApp(t *testing.T) {
 	f.emit(t, "b", 1)
 	require.Error(t, f.dispatcher.Emit("b", webhook.Event{}))
 	require.Error(t, f.dispatcher.Emit("made-up", webhook.ChannelOccupied("channel")))
-	names := []string{"webhook_events_delivered_total", "webhook_events_queued_total",
+	require.NoError(t, f.dispatcher.Close(t.Context())) // the change of b's state was told
+	names := []string{"webhook_endpoint_changes_total", "webhook_events_delivered_total", "webhook_events_queued_total",
 		"webhook_events_rejected_total", "webhook_events_undelivered_total", "webhook_requests_total"}
 	f.requireText(t, `
+webhook_endpoint_changes_total{app="b",state="failing"} 1
 webhook_events_delivered_total{app="a"} 2
 webhook_events_queued_total 3
 webhook_events_rejected_total{app="",reason="unknown_app"} 1
@@ -286,7 +348,7 @@ func TestForgetWithoutLabel(t *testing.T) {
 	f.requireText(t, "webhook_events_delivered_total 1", "webhook_events_delivered_total")
 }
 
-func requireSeries(t *testing.T, g prom.Gatherer, want int, names ...string) {
+func requireSeries(t *testing.T, g prometheus.Gatherer, want int, names ...string) {
 	t.Helper()
 	got, err := testutil.GatherAndCount(g, names...)
 	require.NoError(t, err)
@@ -301,12 +363,13 @@ func TestNames(t *testing.T) {
 			f.receiver.Fail(1, http.StatusGone)
 			f.emit(t, "app", 1)
 			require.Error(t, f.dispatcher.Emit("app", webhook.Event{}))
+			require.NoError(t, f.dispatcher.Close(t.Context())) // the change of the endpoint's state was told
 			problems, err := testutil.GatherAndLint(f.registry)
 			require.NoError(t, err)
 			require.Empty(t, problems)
 			families, err := f.registry.Gather()
 			require.NoError(t, err)
-			require.Len(t, families, 14, "doc.go lists every metric")
+			require.Len(t, families, 16, "doc.go lists every metric")
 		})
 	}
 }
@@ -351,6 +414,60 @@ func TestBuckets(t *testing.T) {
 	require.Len(t, f.histogram(t, "webhook_request_duration_seconds").GetBucket(), 2)
 	require.Len(t, f.histogram(t, "webhook_batch_events").GetBucket(), 3)
 	require.Panics(t, func() { webhookprom.New(webhookprom.Config{BatchBuckets: []float64{2, 1}}) })
+}
+
+// Hooks run between two requests of an endpoint, and in Emit.
+func TestHooksDoNotAllocate(t *testing.T) {
+	d := &webhook.Delivery{AppID: "app", Events: 3, CreatedAt: time.Now()}
+	attempt := webhook.Attempt{N: 1, Status: http.StatusOK, Took: time.Millisecond}
+	full := fmt.Errorf("%w: quite", webhook.ErrQueueFull)
+	for _, perApp := range []bool{false, true} {
+		hooks := webhookprom.New(webhookprom.Config{PerApp: perApp}).Hooks(webhook.Hooks{})
+		require.Zero(t, testing.AllocsPerRun(100, func() {
+			hooks.Attempt(d, attempt)
+			hooks.Delivered(d, time.Millisecond)
+			hooks.Undelivered(d, full)
+			hooks.Endpoint(webhook.EndpointStatus{AppID: "app", State: webhook.EndpointFailing})
+			hooks.Rejected("app", webhook.Event{}, full)
+			hooks.Rejected("made-up", webhook.Event{}, webhook.ErrUnknownApp)
+		}))
+	}
+}
+
+// An app's id is any string, a label's value is UTF-8.
+func TestAppsWithOddIDs(t *testing.T) {
+	f := newFixture(t, webhookprom.Config{PerApp: true})
+	hook := f.metrics.Hooks().Undelivered
+	for _, id := range []string{"a\xff", "a\xfe", ""} {
+		hook(&webhook.Delivery{AppID: id, Events: 1}, nil)
+	}
+	f.requireText(t, "webhook_events_undelivered_total{app=\"\"} 1\nwebhook_events_undelivered_total{app=\"a\uFFFD\"} 2",
+		"webhook_events_undelivered_total")
+	f.metrics.Forget("a\xff")
+	hook(&webhook.Delivery{AppID: "a\xfe", Events: 1}, nil)
+	f.requireText(t, "webhook_events_undelivered_total{app=\"\"} 1\nwebhook_events_undelivered_total{app=\"a\uFFFD\"} 1",
+		"webhook_events_undelivered_total")
+}
+
+// Whoever counts while an app is forgotten does not go on counting where nobody sees it.
+func TestForgetWhileCounting(t *testing.T) {
+	f := newFixture(t, webhookprom.Config{PerApp: true})
+	hook := f.metrics.Hooks().Undelivered
+	var counting sync.WaitGroup
+	for range 4 {
+		counting.Go(func() {
+			for range 1000 {
+				hook(&webhook.Delivery{AppID: "app", Events: 1}, nil)
+			}
+		})
+	}
+	for range 1000 {
+		f.metrics.Forget("app")
+	}
+	counting.Wait()
+	f.metrics.Forget("app")
+	hook(&webhook.Delivery{AppID: "app", Events: 1}, nil)
+	f.requireText(t, `webhook_events_undelivered_total{app="app"} 1`, "webhook_events_undelivered_total")
 }
 
 // Every hook of the library, those of later versions included, has to be passed on to the user's own.

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log"
+	"log/slog"
 	"os"
 	"os/signal"
 	"sync"
@@ -38,6 +39,7 @@ func run(url, file string, grace time.Duration) error {
 			ID: "app", Key: "app-key", Secret: "app-secret",
 			Webhooks: []webhook.Webhook{{URL: url, EventTypes: []webhook.EventType{webhook.TypeSubscriptionCount}}},
 		}},
+		Logger: slog.Default(), // says when nothing listens at the URL
 		// Called for what is given up while the server runs, and for everything that Close hands back.
 		Hooks: webhook.Hooks{Undelivered: func(d *webhook.Delivery, _ error) {
 			mu.Lock()

@@ -1,5 +1,5 @@
 // Command otel shows how webhooks are traced with OpenTelemetry: a backend fails twice and then accepts, and the
-// spans of the delivery and its three attempts are printed as they end.
+// spans of the three attempts are printed as they end.
 //
 // tracing.go is what a server would take from here.
 package main
@@ -12,6 +12,7 @@ import (
 	"log"
 	"net/http"
 	"os"
+	"slices"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -38,33 +39,45 @@ func run(ctx context.Context, w io.Writer) (err error) {
 	app.Webhooks = []webhook.Webhook{{URL: backend.URL, EventTypes: []webhook.EventType{webhook.TypeChannelOccupied}}}
 
 	// A server exports to a collector, and in batches: trace.WithBatcher.
-	provider := trace.NewTracerProvider(trace.WithSyncer(printer{w}))
+	provider := trace.NewTracerProvider(trace.WithSyncer(&printer{w: w}), trace.WithIDGenerator(deliveryIDs{}))
 	defer func() { err = errors.Join(err, provider.Shutdown(ctx)) }()
 
-	sender, closeIdle, err := newSender(webhook.HTTPConfig{RetryWaitMin: 10 * time.Millisecond}, provider)
+	sender, closeIdle, err := newSender(webhook.HTTPConfig{}, provider)
 	if err != nil {
 		return err
 	}
 	defer closeIdle()
-	dispatcher, err := webhook.New(webhook.Config{Apps: []webhook.App{app}, Sender: sender})
+	dispatcher, err := webhook.New(webhook.Config{
+		Apps:         []webhook.App{app},
+		RetryWaitMin: 10 * time.Millisecond, // the default is a second
+		Sender:       sender,
+	})
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, dispatcher.Close(ctx)) }()
 	for _, channel := range []string{"a", "b"} {
 		if err := dispatcher.Emit("1", webhook.ChannelOccupied(channel)); err != nil {
-			return errors.Join(err, dispatcher.Close(ctx))
+			return err
 		}
 	}
-	return dispatcher.Close(ctx)
+	return dispatcher.Flush(ctx)
 }
 
-// A printer is an exporter that prints a line for each span.
-type printer struct{ w io.Writer }
+// A printer is an exporter that prints a line for each span. It numbers the traces.
+type printer struct {
+	w      io.Writer
+	traces []string
+}
 
 // ExportSpans implements trace.SpanExporter.
-func (p printer) ExportSpans(_ context.Context, spans []trace.ReadOnlySpan) error {
+func (p *printer) ExportSpans(_ context.Context, spans []trace.ReadOnlySpan) error {
 	for _, span := range spans {
-		line := fmt.Sprintf("%s (%s): %s", span.Name(), span.SpanKind(), span.Status().Code)
+		id := span.SpanContext().TraceID().String()
+		if !slices.Contains(p.traces, id) {
+			p.traces = append(p.traces, id)
+		}
+		line := fmt.Sprintf("trace %d: %s (%s): %s", slices.Index(p.traces, id)+1, span.Name(), span.SpanKind(), span.Status().Code)
 		for _, key := range []attribute.Key{"http.response.status_code", "webhook.events"} {
 			if value, ok := find(span.Attributes(), key); ok {
 				line += fmt.Sprintf(", %s %s", key, value.String())
@@ -78,7 +91,7 @@ func (p printer) ExportSpans(_ context.Context, spans []trace.ReadOnlySpan) erro
 }
 
 // Shutdown implements trace.SpanExporter.
-func (p printer) Shutdown(context.Context) error { return nil }
+func (p *printer) Shutdown(context.Context) error { return nil }
 
 // find returns the last value of a key: a span may have set it twice.
 func find(attributes []attribute.KeyValue, key attribute.Key) (value attribute.Value, ok bool) {

@@ -11,8 +11,10 @@ func Example() {
 		log.Fatal(err)
 	}
 	// Output:
-	// HTTP POST (client): Error, http.response.status_code 503
-	// HTTP POST (client): Error, http.response.status_code 503
-	// HTTP POST (client): Unset, http.response.status_code 200
-	// webhook delivery (internal): Unset, webhook.events 2
+	// trace 1: HTTP POST (client): Error, http.response.status_code 503
+	// trace 1: webhook attempt (internal): Error, webhook.events 2
+	// trace 1: HTTP POST (client): Error, http.response.status_code 503
+	// trace 1: webhook attempt (internal): Error, webhook.events 2
+	// trace 1: HTTP POST (client): Unset, http.response.status_code 200
+	// trace 1: webhook attempt (internal): Unset, webhook.events 2
 }

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -27,7 +29,8 @@ type fixture struct {
 	spans      *tracetest.SpanRecorder
 }
 
-func newFixture(t *testing.T, cfg webhook.HTTPConfig) *fixture {
+// newFixture makes a fixture. It adds the Sender and its app, which leads to the receiver, to config.
+func newFixture(t *testing.T, cfg webhook.HTTPConfig, config webhook.Config) *fixture {
 	t.Helper()
 	app := webhook.App{ID: "app", Key: "key", Secret: "secret"}
 	f := &fixture{receiver: webhooktest.NewReceiver(app), spans: tracetest.NewSpanRecorder()}
@@ -36,11 +39,12 @@ func newFixture(t *testing.T, cfg webhook.HTTPConfig) *fixture {
 		URL:        strings.Replace(f.receiver.URL, "http://", "http://user:password@", 1) + "/hooks?token=hidden",
 		EventTypes: []webhook.EventType{webhook.TypeChannelOccupied},
 	}}
-	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(f.spans))
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(f.spans), sdktrace.WithIDGenerator(deliveryIDs{}))
 	sender, closeIdle, err := newSender(cfg, provider)
 	require.NoError(t, err)
 	t.Cleanup(closeIdle)
-	f.dispatcher, err = webhook.New(webhook.Config{Apps: []webhook.App{app}, Sender: sender})
+	config.Apps, config.Sender = []webhook.App{app}, sender
+	f.dispatcher, err = webhook.New(config)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = f.dispatcher.Close(t.Context()) }) // the tests that care call it themselves
 	return f
@@ -54,13 +58,24 @@ func (f *fixture) emit(t *testing.T) {
 	require.NoError(t, f.dispatcher.Flush(t.Context()))
 }
 
-// ended returns the spans of the attempts, in order, and the one of the delivery, which ends last.
-func (f *fixture) ended(t *testing.T, attempts int) (clients []sdktrace.ReadOnlySpan, delivery sdktrace.ReadOnlySpan) {
+// An attempt is its two spans.
+type attempt struct{ own, client sdktrace.ReadOnlySpan }
+
+// ended returns the spans of so many attempts, in order.
+func (f *fixture) ended(t *testing.T, attempts int) (all []attempt) {
 	t.Helper()
 	spans := f.spans.Ended()
-	require.Len(t, spans, attempts+1)
-	require.Len(t, f.spans.Started(), attempts+1)
-	return spans[:attempts], spans[attempts]
+	require.Len(t, spans, 2*attempts)
+	require.Len(t, f.spans.Started(), 2*attempts)
+	for pair := range slices.Chunk(spans, 2) {
+		a := attempt{client: pair[0], own: pair[1]}
+		require.Equal(t, trace.SpanKindClient, a.client.SpanKind())
+		require.Equal(t, a.own.SpanContext().SpanID(), a.client.Parent().SpanID())
+		require.False(t, a.own.Parent().IsValid())
+		require.Equal(t, a.own.SpanContext().TraceID(), a.client.SpanContext().TraceID())
+		all = append(all, a)
+	}
+	return all
 }
 
 func requireAttribute(t *testing.T, span sdktrace.ReadOnlySpan, key attribute.Key, want string) {
@@ -70,8 +85,8 @@ func requireAttribute(t *testing.T, span sdktrace.ReadOnlySpan, key attribute.Ke
 	require.Equal(t, want, value.String())
 }
 
-func TestSpanPerAttempt(t *testing.T) {
-	f := newFixture(t, webhook.HTTPConfig{RetryWaitMin: time.Millisecond})
+func TestSpansOfAttempts(t *testing.T) {
+	f := newFixture(t, webhook.HTTPConfig{}, webhook.Config{RetryWaitMin: time.Millisecond})
 	f.receiver.Fail(2, http.StatusServiceUnavailable)
 	f.emit(t)
 
@@ -79,12 +94,8 @@ func TestSpanPerAttempt(t *testing.T) {
 	require.Len(t, f.receiver.Events(), 2)
 	requests := f.receiver.Requests()
 	require.Len(t, requests, 3)
-	attempts, delivery := f.ended(t, 3)
-	requireAttribute(t, delivery, "webhook.id", requests[0].ID)
-	requireAttribute(t, delivery, "webhook.app_id", "app")
-	requireAttribute(t, delivery, "webhook.events", "2")
-	require.Equal(t, codes.Unset, delivery.Status().Code)
-	for i, span := range attempts {
+	attempts := f.ended(t, 3)
+	for i, a := range attempts {
 		request, status := requests[i], []int{503, 503, 200}[i]
 		require.Equal(t, status, request.Status)
 		require.NoError(t, request.Err)
@@ -92,42 +103,59 @@ func TestSpanPerAttempt(t *testing.T) {
 		require.Equal(t, requests[0].ID, request.ID)
 		require.Equal(t, requests[0].Header["X-Pusher-Signature"], request.Header["X-Pusher-Signature"])
 
-		require.Equal(t, trace.SpanKindClient, span.SpanKind())
-		requireAttribute(t, span, "http.response.status_code", fmt.Sprint(status))
-		require.Equal(t, status != 200, span.Status().Code == codes.Error)
-		require.Equal(t, delivery.SpanContext().SpanID(), span.Parent().SpanID())
-		id := span.SpanContext()
+		requireAttribute(t, a.own, "webhook.id", request.ID)
+		requireAttribute(t, a.own, "webhook.app_id", "app")
+		requireAttribute(t, a.own, "webhook.events", "2")
+		require.Equal(t, status != 200, a.own.Status().Code == codes.Error)
+		requireAttribute(t, a.client, "http.response.status_code", fmt.Sprint(status))
+		require.Equal(t, status != 200, a.client.Status().Code == codes.Error)
+		id := a.client.SpanContext()
+		require.Equal(t, attempts[0].client.SpanContext().TraceID(), id.TraceID(), "one trace for a delivery")
 		require.Equal(t, fmt.Sprintf("00-%s-%s-01", id.TraceID(), id.SpanID()), request.Header.Get("Traceparent"))
 	}
 }
 
+func TestTraceOfADelivery(t *testing.T) {
+	f := newFixture(t, webhook.HTTPConfig{}, webhook.Config{})
+	f.emit(t)
+	f.emit(t)
+	attempts := f.ended(t, 2)
+	require.NotEqual(t, attempts[0].own.SpanContext().TraceID(), attempts[1].own.SpanContext().TraceID())
+	for i, request := range f.receiver.Requests() { // another process makes the same of a Webhook-Id
+		id, _ := deliveryIDs{}.NewIDs(context.WithValue(t.Context(), deliveryKey{}, request.ID))
+		require.Equal(t, id, attempts[i].own.SpanContext().TraceID())
+	}
+	one, _ := deliveryIDs{}.NewIDs(t.Context()) // the provider's other spans
+	two, _ := deliveryIDs{}.NewIDs(t.Context())
+	require.NotEqual(t, one, two)
+}
+
 func TestSpanWithoutAnswer(t *testing.T) {
-	f := newFixture(t, webhook.HTTPConfig{RetryFor: -1})
+	f := newFixture(t, webhook.HTTPConfig{}, webhook.Config{RetryFor: -1})
 	f.receiver.Close()
 	f.emit(t)
-	attempts, delivery := f.ended(t, 1)
-	require.Equal(t, codes.Error, attempts[0].Status().Code)
-	require.Equal(t, codes.Error, delivery.Status().Code)
+	attempts := f.ended(t, 1)
+	require.Equal(t, codes.Error, attempts[0].client.Status().Code)
+	require.Equal(t, codes.Error, attempts[0].own.Status().Code)
 }
 
 // A guard keeps its effect below otelhttp: what it refuses is not tried again.
 func TestRefusedAddressIsFinal(t *testing.T) {
 	f := newFixture(t, webhook.HTTPConfig{
-		RetryWaitMin: time.Millisecond,
-		DialControl:  func(string, string, syscall.RawConn) error { return errors.New("not this one") },
-	})
+		DialControl: func(string, string, syscall.RawConn) error { return errors.New("not this one") },
+	}, webhook.Config{RetryWaitMin: time.Millisecond})
 	f.emit(t)
 	require.Empty(t, f.receiver.Requests())
-	_, delivery := f.ended(t, 1)
-	require.Contains(t, delivery.Status().Description, "not this one")
+	require.Contains(t, f.ended(t, 1)[0].own.Status().Description, "not this one")
+	require.EqualValues(t, 2, f.dispatcher.Stats().Undelivered)
 }
 
 func TestSpanHasNoSecrets(t *testing.T) {
-	f := newFixture(t, webhook.HTTPConfig{})
+	f := newFixture(t, webhook.HTTPConfig{}, webhook.Config{})
 	f.emit(t)
-	attempts, delivery := f.ended(t, 1)
-	requireAttribute(t, attempts[0], "url.full", f.receiver.URL+"/hooks")
-	for _, span := range append(attempts, delivery) {
+	a := f.ended(t, 1)[0]
+	requireAttribute(t, a.client, "url.full", f.receiver.URL+"/hooks")
+	for _, span := range []sdktrace.ReadOnlySpan{a.own, a.client} {
 		printed := fmt.Sprint(span.Attributes(), span.Events(), span.Status())
 		require.NotContains(t, printed, "hidden")
 		require.NotContains(t, printed, "password")
@@ -136,21 +164,38 @@ func TestSpanHasNoSecrets(t *testing.T) {
 	require.NotEmpty(t, f.receiver.Requests()[0].Header.Get("Authorization"))
 }
 
-// The Sender that is wrapped still hears of Close through its context, and does not wait for an hour.
+// The Sender that is wrapped still hears through its context that Close's time is up.
 func TestCloseReachesTheSender(t *testing.T) {
-	failed := make(chan struct{}, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	f := newFixture(t, webhook.HTTPConfig{
+		Timeout:     time.Hour,
+		DialControl: func(string, string, syscall.RawConn) error { cancel(); return nil },
+	}, webhook.Config{SendTimeout: time.Hour})
+	f.receiver.Hang()
+	require.NoError(t, f.dispatcher.Emit("app", webhook.ChannelOccupied("a")))
+	var undelivered *webhook.UndeliveredError
+	require.ErrorAs(t, f.dispatcher.Close(ctx), &undelivered)
+	require.Len(t, undelivered.Deliveries, 1)
+	a := f.ended(t, 1)[0]
+	require.Equal(t, codes.Error, a.client.Status().Code)
+	require.Contains(t, a.own.Status().Description, context.Canceled.Error())
+}
+
+// Close sends at once what waits for its next attempt.
+func TestCloseEndsTheWait(t *testing.T) {
+	failed := make(chan struct{}, 1)
+	f := newFixture(t, webhook.HTTPConfig{}, webhook.Config{
 		RetryWaitMin: time.Hour, RetryWaitMax: time.Hour, RetryFor: 2 * time.Hour,
-		OnAttempt: func(_ *webhook.Delivery, a webhook.Attempt) {
+		Hooks: webhook.Hooks{Attempt: func(_ *webhook.Delivery, a webhook.Attempt) {
 			if a.Err != nil {
 				failed <- struct{}{}
 			}
-		},
+		}},
 	})
 	f.receiver.Fail(1, http.StatusServiceUnavailable)
 	require.NoError(t, f.dispatcher.Emit("app", webhook.ChannelOccupied("a")))
 	<-failed
 	require.NoError(t, f.dispatcher.Close(t.Context()))
-	attempts, _ := f.ended(t, 2)
-	requireAttribute(t, attempts[1], "http.response.status_code", "200")
+	requireAttribute(t, f.ended(t, 2)[1].client, "http.response.status_code", "200")
 }

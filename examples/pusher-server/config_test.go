@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pusherhooks/webhook"
-	webhookprom "github.com/pusherhooks/webhook/prometheus"
+	"github.com/pusherhooks/webhook/webhookprom"
 )
 
 func TestLoadApps(t *testing.T) {
@@ -41,7 +41,7 @@ func TestLoadApps(t *testing.T) {
 
 func testConfig(t *testing.T, apps []app, o options) webhook.Config {
 	t.Helper()
-	cfg, _, err := webhookConfig(apps, o, webhookprom.New(webhookprom.Config{}), slog.New(slog.DiscardHandler))
+	cfg, err := webhookConfig(apps, o, webhookprom.New(webhookprom.Config{}), slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	return cfg
 }

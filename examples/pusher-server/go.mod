@@ -4,7 +4,7 @@ go 1.26.0
 
 replace (
 	github.com/pusherhooks/webhook => ../../
-	github.com/pusherhooks/webhook/prometheus => ../../prometheus
+	github.com/pusherhooks/webhook/webhookprom => ../../webhookprom
 )
 
 // Packages of npm are no packages of Go.
@@ -14,7 +14,7 @@ require (
 	github.com/coder/websocket v1.8.15
 	github.com/prometheus/client_golang v1.25.0
 	github.com/pusherhooks/webhook v0.0.0
-	github.com/pusherhooks/webhook/prometheus v0.0.0
+	github.com/pusherhooks/webhook/webhookprom v0.0.0
 	github.com/stretchr/testify v1.12.1
 )
 

@@ -21,7 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/pusherhooks/webhook"
-	webhookprom "github.com/pusherhooks/webhook/prometheus"
+	"github.com/pusherhooks/webhook/webhookprom"
 )
 
 type options struct {
@@ -68,16 +68,11 @@ func main() {
 }
 
 // webhookConfig is all there is to configure in the library: soketi's environment decides about batching, its
-// file about the endpoints. The Sender is there to have its attempts measured; it keeps its connections after
-// the Dispatcher's Close.
-func webhookConfig(apps []app, o options, metrics *webhookprom.Metrics, log *slog.Logger) (webhook.Config, *webhook.HTTPSender, error) {
+// file about the endpoints.
+func webhookConfig(apps []app, o options, metrics *webhookprom.Metrics, log *slog.Logger) (webhook.Config, error) {
 	cfg, err := webhook.ConfigFromEnv()
 	if err != nil {
-		return cfg, nil, err
-	}
-	sender, err := webhook.NewHTTPSender(webhook.HTTPConfig{OnAttempt: metrics.OnAttempt, Logger: log})
-	if err != nil {
-		return cfg, nil, err
+		return cfg, err
 	}
 	if o.pusherTiming {
 		cfg = cfg.WithPusherTiming()
@@ -88,10 +83,9 @@ func webhookConfig(apps []app, o options, metrics *webhookprom.Metrics, log *slo
 	for _, a := range apps {
 		cfg.Apps = append(cfg.Apps, a.App)
 	}
-	cfg.Sender = sender
-	cfg.Logger = log
+	cfg.Logger = log // also says at once when an endpoint is down, and why
 	cfg.Hooks = metrics.Hooks(webhook.Hooks{Rejected: logRejected(log)})
-	return cfg, sender, nil
+	return cfg, nil
 }
 
 // metricsHandler serves the metrics of one dispatcher in Prometheus' format.
@@ -132,11 +126,10 @@ func run(ctx context.Context, o options, log *slog.Logger) (err error) {
 		demonstration.routes(mux)
 	}
 	metrics := webhookprom.New(webhookprom.Config{})
-	cfg, sender, err := webhookConfig(apps, o, metrics, log)
+	cfg, err := webhookConfig(apps, o, metrics, log)
 	if err != nil {
 		return err
 	}
-	defer sender.CloseIdleConnections() // when the dispatcher, which has not made it, is closed
 	dispatcher, err := webhook.New(cfg)
 	if err != nil {
 		return err

@@ -134,41 +134,70 @@ func TestMetrics(t *testing.T) {
 	metrics := get(t, address+"/metrics")
 	require.Regexp(t, `(?m)^webhook_events_delivered_total [12]$`, metrics)
 	require.Regexp(t, `(?m)^webhook_requests_total\{status="2xx"\} [12]$`, metrics)
+	require.Regexp(t, `(?m)^webhook_endpoints\{state="failing"\} 0$`, metrics)
 	require.NoError(t, stop())
 }
 
-// What a shutdown could not deliver goes out after the next start, byte for byte.
+// What a shutdown could not deliver goes out after the next start.
 func TestUndeliveredSurvivesARestart(t *testing.T) {
 	receiver := newReceiver(t)
-	receiver.Answer(http.StatusServiceUnavailable)
 	a := testApp(receiver)
-	log := slog.New(slog.DiscardHandler)
-	path := filepath.Join(t.TempDir(), "undelivered.json")
+	rotated := a.App
+	rotated.Secret = "new secret"
+	for name, cfg := range map[string]webhook.Config{
+		"the app is gone":          {},
+		"the app has a new secret": {Apps: []webhook.App{rotated}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			receiver.Accept(a.App)
+			receiver.Answer(http.StatusServiceUnavailable)
+			seen := len(receiver.Requests())
+			path := filepath.Join(t.TempDir(), "undelivered.json")
+			leaveUndelivered(t, path, a.App)
 
-	first, err := webhook.New(webhook.Config{Apps: []webhook.App{a.App}})
+			receiver.Answer(http.StatusOK)
+			for _, app := range cfg.Apps {
+				receiver.Accept(app)
+			}
+			redeliver(t, path, cfg)
+			requests := receiver.Requests()[seen:]
+			first, last := requests[0], requests[len(requests)-1]
+			require.Equal(t, http.StatusOK, last.Status) // so it was well signed
+			require.Equal(t, first.ID, last.ID)
+			require.Equal(t, first.Events, last.Events)
+			if len(cfg.Apps) == 0 {
+				require.Equal(t, first.Body, last.Body, "nobody could sign it anew")
+			}
+		})
+	}
+}
+
+// leaveUndelivered runs a dispatcher that cannot deliver an event before it is closed.
+func leaveUndelivered(t *testing.T, path string, app webhook.App) {
+	t.Helper()
+	d, err := webhook.New(webhook.Config{Apps: []webhook.App{app}})
 	require.NoError(t, err)
-	spool, err := resume(path, first, log)
+	spool, err := resume(path, d, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
-	require.NoError(t, first.Emit("app", webhook.ChannelOccupied("news")))
+	require.NoError(t, d.Emit("app", webhook.ChannelOccupied("news")))
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	var undelivered *webhook.UndeliveredError
-	require.ErrorAs(t, first.Close(ctx), &undelivered)
+	require.ErrorAs(t, d.Close(ctx), &undelivered)
 	require.ErrorContains(t, spool.close(undelivered.Deliveries), "kept in "+path)
+}
 
-	receiver.Answer(http.StatusOK)
-	second, err := webhook.New(webhook.Config{}) // the app may even be gone
+// redeliver runs a dispatcher that delivers what is left, and leaves nothing.
+func redeliver(t *testing.T, path string, cfg webhook.Config) {
+	t.Helper()
+	d, err := webhook.New(cfg)
 	require.NoError(t, err)
-	spool, err = resume(path, second, log)
+	spool, err := resume(path, d, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
-	_, err = receiver.Wait(1, patience)
-	require.NoError(t, err)
-	require.NoError(t, second.Close(t.Context()))
+	require.NoError(t, d.Flush(t.Context()))
+	require.NoError(t, d.Close(t.Context()))
 	require.NoError(t, spool.close(nil))
 	require.NoFileExists(t, path)
-	requests := receiver.Requests()
-	require.Equal(t, requests[0].Body, requests[len(requests)-1].Body)
-	require.Equal(t, requests[0].ID, requests[len(requests)-1].ID)
 }
 
 func TestBrokenStateStopsTheStart(t *testing.T) {

@@ -47,18 +47,11 @@ func run() error {
 		},
 	}}
 
-	sender, err := webhook.NewHTTPSender(webhook.HTTPConfig{
+	dispatcher, err := webhook.New(webhook.Config{
+		Apps:         []webhook.App{shop, chat},
 		RetryWaitMin: 100 * time.Millisecond, // the default is a second
-		OnAttempt: func(d *webhook.Delivery, a webhook.Attempt) {
-			if a.Err != nil {
-				fmt.Printf("attempt %d for %s failed: %v; retry in %v\n", a.N, d.AppID, a.Err, a.RetryIn.Round(time.Millisecond))
-			}
-		},
+		Hooks:        webhook.Hooks{Endpoint: tell},
 	})
-	if err != nil {
-		return err
-	}
-	dispatcher, err := webhook.New(webhook.Config{Apps: []webhook.App{shop, chat}, Sender: sender})
 	if err != nil {
 		return err
 	}
@@ -72,6 +65,14 @@ func run() error {
 		return err
 	}
 	return report(dispatcher.Stats(), backend, wanted)
+}
+
+// tell says at once when an endpoint does not accept what it gets, and why: it answers 503, nothing listens there.
+// Config.Logger would be told the same.
+func tell(s webhook.EndpointStatus) {
+	if s.State != webhook.EndpointOK {
+		fmt.Printf("endpoint %s of app %s is %v: %s\n", s.URL, s.AppID, s.State, s.LastError)
+	}
 }
 
 // emit has three rooms live through the same day at once and returns how many of the events the webhooks ask

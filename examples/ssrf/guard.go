@@ -8,7 +8,8 @@ import (
 	"github.com/pusherhooks/webhook"
 )
 
-// NewSender returns a Sender that connects to public addresses only, on any port.
+// NewSender returns a Sender that connects to public addresses only, on any port. A delivery to any other is given up
+// at once, and reported to Hooks.Undelivered.
 func NewSender(cfg webhook.HTTPConfig, options ...ssrf.Option) (*webhook.HTTPSender, error) {
 	cfg.DialControl = ssrf.New(append([]ssrf.Option{ssrf.WithAnyPort()}, options...)...).Safe
 	return webhook.NewHTTPSender(cfg)

@@ -48,21 +48,43 @@ func serve(t *testing.T, address string, handler http.HandlerFunc) (*listener, s
 
 func accept(http.ResponseWriter, *http.Request) {}
 
-// send returns the number of attempts and the error.
-func send(t *testing.T, url string, options ...ssrf.Option) (int, error) {
+// deliver emits an event for an endpoint and returns the number of attempts and why it was given up: nil if it was
+// not. What is not final is tried again, once.
+func deliver(t *testing.T, url string, options ...ssrf.Option) (attempts int, err error) {
 	t.Helper()
-	attempts := 0
-	s, err := NewSender(webhook.HTTPConfig{
-		RetryWaitMin: time.Millisecond, RetryWaitMax: time.Millisecond, RetryFor: 100 * time.Millisecond,
-		OnAttempt: func(*webhook.Delivery, webhook.Attempt) { attempts++ },
-	}, options...)
+	sender, err := NewSender(webhook.HTTPConfig{}, options...)
 	require.NoError(t, err)
-	t.Cleanup(s.CloseIdleConnections)
-	err = s.Send(t.Context(), &webhook.Delivery{URL: url, Body: []byte("{}")})
+	defer sender.CloseIdleConnections()
+	dispatcher, err := webhook.New(webhook.Config{
+		Apps: []webhook.App{{ID: "app", Key: "key", Secret: "secret", Webhooks: []webhook.Webhook{
+			{URL: url, EventTypes: []webhook.EventType{webhook.TypeChannelOccupied}},
+		}}},
+		RetryWaitMin: time.Millisecond, RetryWaitMax: time.Millisecond, RetryFor: time.Nanosecond,
+		Sender: sender,
+		Hooks: webhook.Hooks{
+			Attempt:     func(*webhook.Delivery, webhook.Attempt) { attempts++ },
+			Undelivered: func(_ *webhook.Delivery, cause error) { err = cause },
+		},
+	})
+	require.NoError(t, err)
+	require.NoError(t, dispatcher.Emit("app", webhook.ChannelOccupied("channel")))
+	require.NoError(t, dispatcher.Flush(t.Context()))
+	require.NoError(t, dispatcher.Close(t.Context()))
 	return attempts, err
 }
 
-// The real path: whatever spelling leads to loopback, the listener there sees nothing, and there is no retry.
+func TestPublicIsAllowed(t *testing.T) {
+	l, port := serve(t, "127.0.0.2:0", accept)
+	attempts, err := deliver(t, "http://127.0.0.2:"+port, allowed)
+	require.NoError(t, err)
+	require.Equal(t, 1, attempts)
+	require.EqualValues(t, 1, l.accepted.Load())
+}
+
+// allowed makes one loopback address stand for a public one.
+var allowed = ssrf.WithAllowedV4Prefixes(netip.MustParsePrefix("127.0.0.2/32"))
+
+// The real path: whatever spelling leads to loopback, the listener there sees nothing, and the refusal is final.
 func TestLoopbackIsRefused(t *testing.T) {
 	v4, port := serve(t, "127.0.0.1:0", accept)
 	urls := []string{"http://127.0.0.1:" + port, "http://[::ffff:127.0.0.1]:" + port, "http://localhost:" + port, "http://0.0.0.0:" + port}
@@ -73,8 +95,9 @@ func TestLoopbackIsRefused(t *testing.T) {
 		urls = append(urls, "http://[::1]:"+port)
 	}
 	for _, url := range urls {
-		attempts, err := send(t, url)
+		attempts, err := deliver(t, url)
 		require.ErrorContains(t, err, "address refused", url)
+		require.ErrorIs(t, err, webhook.ErrFinal, url)
 		require.Equal(t, 1, attempts, url)
 	}
 	require.Zero(t, v4.accepted.Load())
@@ -89,7 +112,8 @@ func TestRedirectIsNoWayAround(t *testing.T) {
 	_, publicPort := serve(t, "127.0.0.2:0", func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "http://127.0.0.1:"+port, http.StatusTemporaryRedirect)
 	})
-	_, err := send(t, "http://127.0.0.2:"+publicPort, ssrf.WithAllowedV4Prefixes(netip.MustParsePrefix("127.0.0.2/32")))
+	attempts, err := deliver(t, "http://127.0.0.2:"+publicPort, allowed)
+	require.Equal(t, 2, attempts, "a redirect is a failure, but not final")
 	require.ErrorContains(t, err, "endpoint answered 307")
 	require.Zero(t, internal.accepted.Load())
 }
