@@ -79,7 +79,7 @@ type lane struct {
 	timer    *time.Timer // ends the open batch's window or, while a request is on the wire, looks whether it hangs
 	hint     int         // room for the next batch, by the size of the last
 	memory   int64       // what the lane itself was charged
-	spare    *batch      // delivered, to be filled again
+	spares   []*batch    // delivered, to be filled again
 	place    place       // on the wire; guarded by schedule.mu
 
 	base   context.Context // with status; made at the first request
@@ -121,6 +121,7 @@ const (
 	batchBytes = 176 // what a batch takes beside its body
 	laneBytes  = 512 // what a lane takes, with its timer
 	keepBytes  = batchBytes + laneBytes
+	maxSpares  = 8 // of a lane: a Sender that falls behind for a moment costs no new buffers
 )
 
 // errRetired is append's answer on an endpoint that has left the table: the caller has to look up the key.
@@ -215,10 +216,10 @@ func (e *endpoint) drop(l *lane) {
 	if l.timer != nil {
 		l.timer.Stop()
 	}
-	if l.spare != nil {
-		e.release(l.spare.memory)
-		l.spare = nil
+	for _, b := range l.spares {
+		e.release(b.memory)
 	}
+	l.spares = nil
 	e.release(l.memory)
 	e.lanes[l.index] = nil
 	if e.active--; e.active == 0 {
@@ -268,13 +269,11 @@ func (l *lane) append(event []byte, force bool) error {
 	}
 	b := l.open
 	if b == nil {
-		if b, l.spare = l.spare, nil; b == nil {
-			b = &batch{}
-		}
+		b = l.fresh()
 	}
 	if err := l.reserve(b, len(event), force); err != nil {
-		if l.open == nil {
-			l.spare = b
+		if l.open == nil && b.memory > 0 {
+			l.spares = append(l.spares, b)
 		}
 		return err
 	}
@@ -290,6 +289,18 @@ func (l *lane) append(event []byte, force bool) error {
 		l.due()
 	}
 	return nil
+}
+
+// fresh returns an empty batch, if there is one with a buffer.
+func (l *lane) fresh() *batch {
+	last := len(l.spares) - 1
+	if last < 0 {
+		return &batch{}
+	}
+	b := l.spares[last]
+	l.spares[last] = nil
+	l.spares = l.spares[:last]
+	return b
 }
 
 // begin makes b the open batch and starts its window, unless the lane looks at the time by itself when its request
@@ -349,7 +360,14 @@ func (l *lane) close() {
 	}
 	l.hint = len(b.buf) + len(b.buf)/8
 	l.queue = append(l.queue, b)
+	if n := len(l.spares) - 1; n >= 0 && !l.fits(l.spares[n]) { // traffic has become smaller
+		l.endpoint.release(l.spares[n].memory)
+		l.spares = l.spares[:n]
+	}
 }
+
+// fits reports whether a batch's buffer is worth keeping for the next one.
+func (l *lane) fits(b *batch) bool { return cap(b.buf) <= max(minBuffer, 2*l.hint) }
 
 // remove takes a batch out of the queue.
 func (l *lane) remove(b *batch) {
@@ -479,7 +497,7 @@ func (l *lane) done(b *batch) (tell func()) {
 // keep keeps a batch's memory for the next one of the lane, if that is worth it.
 func (l *lane) keep(b *batch) {
 	e := l.endpoint
-	if b.parent != nil || l.spare != nil || cap(b.buf) > max(minBuffer, 2*l.hint) || b.delivery.by == nil {
+	if b.parent != nil || b.delivery.by == nil || len(l.spares) == maxSpares || !l.fits(b) {
 		e.release(b.memory)
 		return
 	}
@@ -489,7 +507,7 @@ func (l *lane) keep(b *batch) {
 	d := b.delivery
 	d.ID, d.Body, d.by, d.sends = "", nil, nil, 0
 	*b = batch{buf: b.buf[:0], memory: b.memory, delivery: d}
-	l.spare = b
+	l.spares = append(l.spares, b)
 }
 
 // told is for a batch that has ended, when everybody knows. It returns the flush that waits for it.

@@ -142,10 +142,11 @@ func (d *Dispatcher) shut() (first bool) {
 		d.timing.close()
 	}
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	d.closing.sealed.Store(true)
-	for _, e := range d.endpoints {
+	d.mu.Unlock()
+	for _, e := range d.endpointsOf("") { // there will be no others
 		e.close()
+		e.tellNow()
 	}
 	if d.active.Load() == 0 {
 		d.closing.once.Do(func() { close(d.closing.idle) })

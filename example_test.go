@@ -334,7 +334,7 @@ func ExampleDispatcher_Stats() {
 		BatchWindow: time.Minute, // Close does not wait for it
 		Sender: webhook.SenderFunc(func(_ context.Context, d *webhook.Delivery) error {
 			if strings.Contains(d.URL, "down") {
-				return errors.New("nobody there")
+				return fmt.Errorf("%w: nobody there", webhook.ErrFinal)
 			}
 			return nil
 		}),
@@ -355,7 +355,7 @@ func ExampleDispatcher_Stats() {
 	fmt.Println("queued", s.Queued, "delivered", s.Delivered, "undelivered", s.Undelivered, "pending", s.Pending)
 	// Output:
 	// webhook: invalid event: channel: must not be empty
-	// webhook: undelivered (deliveries: 1, events: 2): nobody there
+	// webhook: undelivered (deliveries: 1, events: 2): webhook: never to be tried again: nobody there
 	// emitted 2 rejected 1
 	// queued 4 delivered 2 undelivered 2 pending 0
 }
@@ -378,7 +378,9 @@ func ExampleHooks() {
 				EventTypes: []webhook.EventType{webhook.TypeMemberAdded},
 			}},
 		}},
-		Sender: webhook.SenderFunc(func(context.Context, *webhook.Delivery) error { return errors.New("nobody there") }),
+		Sender: webhook.SenderFunc(func(context.Context, *webhook.Delivery) error {
+			return fmt.Errorf("%w: nobody there", webhook.ErrFinal)
+		}),
 		Hooks: webhook.Hooks{
 			Undelivered: func(d *webhook.Delivery, err error) { // d can be stored, and passed to Redeliver
 				fmt.Printf("undelivered: %d for app %s: %v\n", d.Events, d.AppID, err)
@@ -397,7 +399,7 @@ func ExampleHooks() {
 	_ = d.Close(context.Background())
 	// Output:
 	// rejected: member_added of app shop: webhook: invalid event: user_id: must not be empty for member_added
-	// undelivered: 1 for app shop: nobody there
+	// undelivered: 1 for app shop: webhook: never to be tried again: nobody there
 }
 
 // Hooks.Attempt sees what is retried long before it is undelivered.

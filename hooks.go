@@ -122,9 +122,10 @@ func (e *endpoint) reportOne(l loss) {
 type report struct {
 	state   EndpointState // the last that was told
 	at      time.Time     // when
-	telling bool          // somebody does, or a timer will
-	logged  time.Time     // the last line about a loss
-	leftOut int           // lines since
+	telling bool          // somebody does, or later will
+	later   *time.Timer
+	logged  time.Time // the last line about a loss
+	leftOut int       // lines since
 }
 
 // pending reports whether there is something left to tell.
@@ -157,8 +158,8 @@ func (e *endpoint) tellOnce() (again bool) {
 		return false
 	}
 	t.report.telling = true
-	if wait := e.shared.cfg.RetryWaitMin - time.Since(t.report.at); !t.report.at.IsZero() && wait > 0 {
-		time.AfterFunc(wait, func() { e.stateTold(t.report.state); e.tell() })
+	if wait := e.shared.cfg.RetryWaitMin - time.Since(t.report.at); !t.report.at.IsZero() && wait > 0 && !e.closed {
+		t.report.later = time.AfterFunc(wait, func() { e.stateTold(t.report.state); e.tell() })
 		e.mu.Unlock()
 		return false
 	}
@@ -169,6 +170,19 @@ func (e *endpoint) tellOnce() (again bool) {
 	e.logState(status)
 	e.shared.hookEndpoint(status)
 	return true
+}
+
+// tellNow has the state told without waiting, if a timer would do it later.
+func (e *endpoint) tellNow() {
+	e.mu.Lock()
+	waits := e.trouble != nil && e.trouble.report.later != nil && e.trouble.report.later.Stop()
+	if waits {
+		e.trouble.report.telling = false
+	}
+	e.mu.Unlock()
+	if waits {
+		e.tell()
+	}
 }
 
 // stateTold notes that a state was told, or that the time for it has come.

@@ -487,25 +487,22 @@ func (l *lane) pick() *batch {
 }
 
 // settle takes the result of an attempt into account, gives its place back and tells the hooks. No lock is held.
+//
+// A Send that Close has ended says nothing about its endpoint. Close hands its batch back, whatever came of it.
 func (l *lane) settle(b *batch, a *Attempt) {
 	e := l.endpoint
 	s := e.shared
 	var gone []loss
-	counts := false
 	e.mu.Lock()
-	switch {
-	case b.abandoned: // Close has handed it back, whatever its Send says now
-	case a.Err != nil && s.ctx.Err() != nil: // Close has ended it, which says nothing, and will hand it back
-	default:
-		counts = true
+	a.Status = l.status
+	if answer, ok := errors.AsType[*StatusError](a.Err); ok {
+		a.Status = answer.Code
+	}
+	if cut := a.Err != nil && s.ctx.Err() != nil; !b.abandoned && !cut {
 		gone = l.judge(b, a)
 	}
-	l.current = nil
 	e.mu.Unlock()
 	s.schedule.leave(&l.place, a.Took)
-	if !counts {
-		return
-	}
 	if b.arrived {
 		s.requests.Add(1)
 		s.delivered.Add(uint64(b.events))
@@ -522,10 +519,6 @@ func (l *lane) settle(b *batch, a *Attempt) {
 func (l *lane) judge(b *batch, a *Attempt) (gone []loss) {
 	e := l.endpoint
 	l.current = nil
-	a.Status = l.status
-	if answer, ok := errors.AsType[*StatusError](a.Err); ok {
-		a.Status = answer.Code
-	}
 	v := verdictOn(a.Err)
 	if v == accepted || v == refused || v == final {
 		if e.answers = proven; a.Took >= youngFor {
@@ -953,6 +946,7 @@ func (l *lane) setAside(b *batch, a *Attempt) (gone []loss) {
 	if t := e.troubled(); first {
 		if t.row = append(t.row, b); len(t.row) >= refusesAll {
 			gone = append(gone, e.refuseAll(l, a.Err)...)
+			a.RetryIn = time.Until(t.until)
 		}
 	}
 	return gone

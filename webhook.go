@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -32,7 +33,7 @@ type Dispatcher struct {
 	ownSender *HTTPSender // to tidy up at Close; nil if the user brought the Sender
 	timing    *timing     // nil when no timing rule is on
 
-	accounts sync.Map // of *account by app id: changed under mu, Emit reads it without
+	accounts accounts // changed under mu, Emit reads it without
 
 	// mu guards the endpoints and the accounts' lives, and serialises SetApp, RemoveApp and Close. It is taken
 	// before endpoint.mu, never after, and never held while anything waits.
@@ -56,6 +57,7 @@ func New(cfg Config) (*Dispatcher, error) {
 		return nil, fmt.Errorf("webhook: invalid config:\n%w", err)
 	}
 	d := &Dispatcher{endpoints: make(map[endpointKey]*endpoint), done: make(chan struct{})}
+	d.accounts.seed = maphash.MakeSeed()
 	if cfg.Sender == nil {
 		sender, err := NewHTTPSender(HTTPConfig{})
 		if err != nil {
@@ -94,7 +96,7 @@ func (d *Dispatcher) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "webhook.Dispa
 //   - ErrQueueFull: at least one endpoint has no room. The others that want the event still get it.
 //   - ErrClosed: Close has been called.
 func (d *Dispatcher) Emit(appID string, e Event) error {
-	a := d.account(appID)
+	a := d.accounts.load(appID)
 	err := d.emit(a, &e)
 	if err != nil {
 		if err == ErrUnknownApp {
@@ -105,13 +107,6 @@ func (d *Dispatcher) Emit(appID string, e Event) error {
 	}
 	a.count.emitted.Add(1)
 	return nil
-}
-
-// account returns the app's account, nil if there is none.
-func (d *Dispatcher) account(appID string) *account {
-	a, _ := d.accounts.Load(appID)
-	account, _ := a.(*account)
-	return account
 }
 
 // emit is Emit without its accounts.
@@ -194,7 +189,7 @@ func (d *Dispatcher) enqueue(e *endpoint, event []byte, lane int, force bool) er
 // preparing one. With a ReconnectGrace it is true for both of a pair, occupied and vacated, added and removed,
 // when a webhook asks for one: the other decides whether that one is sent. It does not allocate.
 func (d *Dispatcher) Wants(appID string, t EventType, channel string) bool {
-	a := d.account(appID)
+	a := d.accounts.load(appID)
 	if a == nil {
 		return false
 	}
@@ -239,7 +234,7 @@ func (d *Dispatcher) SetApp(app App) error {
 func (d *Dispatcher) RemoveApp(appID string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if a := d.account(appID); a != nil {
+	if a := d.accounts.load(appID); a != nil {
 		d.forget(a.routes.Swap(nil), nil)
 		d.closeAccount(a)
 	}
@@ -270,19 +265,19 @@ func (e *endpoint) configure(configured bool) {
 
 // accountLocked returns the app's account, a new one if there is none. d.mu is held, as in the functions below.
 func (d *Dispatcher) accountLocked(appID string) *account {
-	a := d.account(appID)
+	a := d.accounts.load(appID)
 	if a == nil {
 		a = &account{id: appID, count: &d.counters[d.appsSet%len(d.counters)]}
 		d.appsSet++
-		d.accounts.Store(appID, a)
+		d.accounts.store(appID, a)
 	}
 	return a
 }
 
 // closeAccount forgets an account that is not needed any more.
 func (d *Dispatcher) closeAccount(a *account) {
-	if a.routes.Load() == nil && a.endpoints == 0 && a.memory.Load() == 0 {
-		d.accounts.CompareAndDelete(a.id, a)
+	if a.routes.Load() == nil && a.endpoints == 0 && a.memory.Load() == 0 && d.accounts.load(a.id) == a {
+		d.accounts.store(a.id, nil)
 	}
 }
 
@@ -295,8 +290,10 @@ func (d *Dispatcher) endpoint(key endpointKey, header http.Header, a *account) (
 	}
 	if a == nil {
 		a = d.accountLocked(key.app)
-	} else if current, loaded := d.accounts.LoadOrStore(key.app, a); loaded {
-		a = current.(*account)
+	} else if current := d.accounts.load(key.app); current != nil {
+		a = current
+	} else {
+		d.accounts.store(key.app, a)
 	}
 	return d.endpointLocked(key, header, a), nil
 }
