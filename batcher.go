@@ -463,9 +463,13 @@ func (l *lane) finish(b *batch, returned bool) (again bool) {
 	if l.timer != nil {
 		l.timer.Stop()
 	}
-	if t := e.trouble; t != nil && t.probe == l {
-		t.probe = nil
+	if t := e.trouble; t != nil {
+		l.timer = nil // it may wait for long
+		if t.probe == l {
+			t.probe = nil
+		}
 	}
+	l.ctx, l.cancel = nil, nil
 	e.working--
 	l.rest()
 	if !returned {

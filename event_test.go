@@ -44,27 +44,6 @@ func TestEventJSON(t *testing.T) {
 	}
 }
 
-func TestStringsAreWrittenAsJavaScriptDoes(t *testing.T) {
-	for in, want := range map[string]string{
-		"":                     `""`,
-		"plain":                `"plain"`,
-		`q"b\s/`:               `"q\"b\\s/"`,
-		"<a href='x'>&":        `"<a href='x'>&"`,
-		"\b\t\n\f\r":           `"\b\t\n\f\r"`,
-		"\x00\x1f\x7f":         `"\u0000\u001f` + "\x7f\"",
-		"é世🌍":                  `"é世🌍"`,
-		"\u2028\u2029":         "\"\u2028\u2029\"",
-		"a\xffb\xc3(":          "\"a\uFFFDb\uFFFD(\"",
-		"\xed\xa0\x80":         "\"\uFFFD\uFFFD\uFFFD\"", // a surrogate half in UTF-8
-		"\uFFFD kept":          "\"\uFFFD kept\"",
-		"cut \xe4\xb8":         "\"cut \uFFFD\uFFFD\"",
-		"long \U0010FFFF\ttab": "\"long \U0010FFFF\\ttab\"",
-	} {
-		require.Equal(t, want, string(appendString(nil, in)), "%q", in)
-		require.Equal(t, want, string(appendString(nil, []byte(in))), "%q", in)
-	}
-}
-
 func TestClientData(t *testing.T) {
 	for _, test := range []struct {
 		data, asString, raw string
