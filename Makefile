@@ -1,7 +1,8 @@
 # `make ci` is what every change has to pass, cheapest first; each step also runs by its name.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
-NESTED      := prometheus examples/ssrf examples/otel examples/pusher-server examples/pusher-server/e2e/goreceiver bench
-FUZZ        := FuzzEventRoundTrip FuzzPlainEvents FuzzRawData FuzzVerify FuzzFilter FuzzConfigJSON FuzzHeaders
+NESTED      := webhookprom examples/ssrf examples/otel examples/pusher-server examples/pusher-server/e2e/goreceiver bench
+FUZZ        := FuzzEventRoundTrip FuzzVerify FuzzFilter FuzzConfigJSON FuzzHeaders FuzzTakeBody
+JSFUZZ      := FuzzAppend FuzzString FuzzFloat
 FUZZTIME    := 5s
 
 .PHONY: ci fmt vet staticcheck tidy test race fuzz quickstart benchmarks bench-quick bench e2e
@@ -33,6 +34,7 @@ race:
 
 fuzz:
 	set -e; for target in $(FUZZ); do go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) .; done
+	set -e; for target in $(JSFUZZ); do go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) ./internal/jsjson; done
 
 quickstart:
 	go run ./examples/quickstart

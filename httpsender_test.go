@@ -274,7 +274,10 @@ func TestNobodyReadsABodyAfterSend(t *testing.T) {
 					c.Transport = transport(func(r *http.Request) (*http.Response, error) {
 						body = r.Body
 						_, _ = r.Body.Read(make([]byte, test.read))
-						return answer(200), test.err
+						if test.err != nil {
+							return nil, test.err
+						}
+						return answer(200), nil
 					})
 				})
 				require.Equal(t, test.err == nil, s.Send(t.Context(), delivery("http://localhost/")) == nil)

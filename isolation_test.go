@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -175,8 +176,8 @@ func TestHoggedMemoryRefusesNobodyElse(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				town := newTown(t, webhook.Config{MaxQueuedBytes: 32 << 20, MaxEndpointQueuedBytes: 16 << 20})
-				town.settle("good", 20, quick, 100*time.Millisecond)
-				data := []byte(`"` + string(make60k()) + `"`)
+				town.settle("good", 20, quick, time.Second)
+				data := []byte(`"` + strings.Repeat("x", 60_000) + `"`)
 				refused := 0
 				for round := range 16 {
 					edit(town, round)
@@ -196,14 +197,6 @@ func TestHoggedMemoryRefusesNobodyElse(t *testing.T) {
 			})
 		})
 	}
-}
-
-func make60k() []byte {
-	data := make([]byte, 60_000)
-	for i := range data {
-		data[i] = 'x'
-	}
-	return data
 }
 
 // A dripping body: it never ends, and nobody waits for it for long.

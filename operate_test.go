@@ -1,0 +1,382 @@
+package webhook_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pusherhooks/webhook"
+)
+
+// What an operator sees of endpoints and does about them, and what a Sender's answers mean.
+
+func TestEndpointsTellHowTheyDo(t *testing.T) {
+	bubble(t, func(t *testing.T, net *network) {
+		net.set("down", func(int, []byte) (int, time.Duration) { return 503, time.Millisecond })
+		net.set("refuses", func(int, []byte) (int, time.Duration) { return 401, time.Millisecond })
+		net.set("up", quick)
+		app := testApp("app", "http://down/hook?token=CANARY", "http://down/other", "http://refuses/", "http://up/")
+		d := newDispatcher(t, webhook.Config{Apps: []webhook.App{app}, MaxBatchEvents: 1, Sender: net.sender(t)})
+		start := time.Now()
+		for i := range 6 {
+			emit(t, d, "app", webhook.SubscriptionCount("room", i))
+			time.Sleep(time.Second)
+		}
+		all := d.Endpoints("app")
+		require.Len(t, all, 4)
+		require.Equal(t, []string{"http://down", "http://down", "http://refuses", "http://up"},
+			[]string{all[0].URL, all[1].URL, all[2].URL, all[3].URL})
+		require.NotEqual(t, all[0].ID, all[1].ID, "two webhooks of one host are told apart")
+		for _, s := range all[:2] {
+			require.Equal(t, webhook.EndpointFailing, s.State)
+			require.EqualValues(t, 6, s.Pending)
+			require.Positive(t, s.PendingBytes)
+			require.True(t, start.Equal(s.Oldest))
+			require.Equal(t, "endpoint answered 503 Service Unavailable", s.LastError)
+			require.GreaterOrEqual(t, s.Failures, 2)
+			require.True(t, s.NextAttempt.After(time.Now()))
+			require.True(t, s.LastSuccess.IsZero())
+		}
+		require.Equal(t, webhook.EndpointRefusing, all[2].State)
+		require.Equal(t, webhook.EndpointOK, all[3].State)
+		require.Zero(t, all[3].Pending)
+		require.False(t, all[3].LastSuccess.IsZero())
+		require.Len(t, d.Endpoints(""), 3, "those that have something pending")
+		require.Empty(t, d.Endpoints("nobody"))
+		require.Equal(t, "ok failing refusing", fmt.Sprint(all[3].State, " ", all[0].State, " ", all[2].State))
+		require.NotContains(t, fmt.Sprint(all), "CANARY")
+		require.EqualValues(t, 3*6, d.Purge("app"))
+	})
+}
+
+func TestRetryNowEndsTheWait(t *testing.T) {
+	bubble(t, func(t *testing.T, net *network) {
+		status := 503
+		net.set("host", func(int, []byte) (int, time.Duration) { return status, 0 })
+		d := newDispatcher(t, webhook.Config{Apps: []webhook.App{testApp("app", "http://host/")},
+			RetryWaitMin: time.Hour, RetryWaitMax: 4 * time.Hour, RetryFor: 100 * time.Hour, Sender: net.sender(t)})
+		emit(t, d, "app", webhook.ChannelOccupied("room"))
+		atTime(time.Minute)
+		require.Equal(t, 1, net.count("host"))
+		d.RetryNow("app")
+		synctest.Wait()
+		require.Equal(t, 2, net.count("host"), "at once")
+		wait := time.Until(d.Endpoints("app")[0].NextAttempt)
+		require.GreaterOrEqual(t, wait, time.Hour, "and the doubling goes on")
+		require.LessOrEqual(t, wait, 2*time.Hour)
+		status = 200
+		d.RetryNow("nobody")
+		d.RetryNow("app")
+		synctest.Wait()
+		require.EqualValues(t, 1, d.Stats().Delivered)
+	})
+}
+
+func TestPurgeGivesUpWhatIsPendingAndHeld(t *testing.T) {
+	bubble(t, func(t *testing.T, net *network) {
+		var mu sync.Mutex
+		var purged []string
+		cfg := webhook.Config{Apps: []webhook.App{testApp("app", "http://hangs/"), testApp("other", "http://hangs/")}, MaxBatchEvents: 2,
+			Sender: net.sender(t), Hooks: webhook.Hooks{Undelivered: func(d *webhook.Delivery, err error) {
+				mu.Lock()
+				defer mu.Unlock()
+				if errors.Is(err, webhook.ErrPurged) {
+					purged = append(purged, channels(t, d.Body)...)
+				}
+			}}}
+		d := newDispatcher(t, cfg.WithPusherTiming())
+		for _, app := range []string{"app", "other"} {
+			emit(t, d, app, webhook.ChannelOccupied("1"), webhook.ChannelOccupied("2"), webhook.ChannelOccupied("3"), webhook.ChannelVacated("held"))
+		}
+		synctest.Wait() // 1 and 2 are on the wire
+		require.Equal(t, 2, d.Purge("app"), "what waits and what is held")
+		require.Equal(t, []string{"held", "3"}, purged)
+		require.Zero(t, d.Purge("app"))
+		atTime(11 * time.Second) // the Timeout of those on the wire
+		require.Equal(t, []string{"held", "3", "1", "2"}, purged, "which have failed")
+		require.EqualValues(t, 4, d.Stats().Undelivered)
+		require.EqualValues(t, 4, d.Stats().Pending, "another app's stay")
+		require.Zero(t, d.Purge(""))
+		d.Purge("other")
+	})
+}
+
+// The hook hears of every change, at most once in RetryWaitMin, and always of the latest.
+func TestEndpointHook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var states []webhook.EndpointState
+		var times []time.Time
+		var mood error
+		cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 1, RetryWaitMin: 10 * time.Second}, func(context.Context, *webhook.Delivery) error { return mood })
+		cfg.Hooks.Endpoint = func(s webhook.EndpointStatus) {
+			states, times = append(states, s.State), append(times, time.Now())
+		}
+		d := newDispatcher(t, cfg)
+		for range 20 {
+			mood = errors.New("down")
+			emit(t, d, "app", webhook.ChannelOccupied("room"))
+			atTime(time.Second)
+			mood = nil
+			d.RetryNow("app")
+			atTime(time.Second)
+		}
+		atTime(time.Minute)
+		require.Greater(t, len(states), 3)
+		for i := 1; i < len(states); i++ {
+			require.NotEqual(t, states[i-1], states[i])
+			require.GreaterOrEqual(t, times[i].Sub(times[i-1]), 10*time.Second)
+		}
+		require.Equal(t, webhook.EndpointOK, states[len(states)-1])
+	})
+}
+
+// A stored delivery of an app that is known is stamped and signed afresh, under its Webhook-Id.
+func TestRedeliverStampsAfresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, sent := oneEndpoint(webhook.Config{}, nil)
+		d := newDispatcher(t, cfg)
+		stored := delivery("http://localhost/")
+		stored.CreatedAt = time.Now().Add(-time.Hour)
+		unknown := delivery("http://localhost/")
+		unknown.AppID = "unknown"
+		require.NoError(t, d.Redeliver(stored, unknown))
+		require.NoError(t, d.Flush(t.Context()))
+		for _, got := range sent.deliveries() {
+			require.Equal(t, stored.ID, got.ID)
+			require.Equal(t, stored.ID, got.Header.Get("Webhook-Id"))
+			require.Equal(t, []string{"room"}, channels(t, got.Body))
+			require.NoError(t, webhook.Verify("app-key", "app-secret", got.Header, got.Body))
+			if got.AppID == "unknown" {
+				require.Equal(t, unknown.Header, got.Header, "as it was")
+				require.Equal(t, unknown.Body, got.Body)
+				continue
+			}
+			require.Equal(t, time.Now().UnixMilli(), parse(t, got.Body).TimeMS)
+			require.True(t, stored.CreatedAt.Equal(got.CreatedAt))
+		}
+		require.EqualValues(t, 1, parse(t, stored.Body).TimeMS, "the caller's is not touched")
+	})
+}
+
+// A batch that is tried again keeps its bytes for four minutes, and the Webhook-Id for ever.
+func TestStampIsKeptForFourMinutes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, sent := oneEndpoint(webhook.Config{RetryFor: time.Hour}, func(context.Context, *webhook.Delivery) error { return errors.New("down") })
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("room"))
+		atTime(10 * time.Minute)
+		first := sent.deliveries()[0]
+		stamps := map[int64]bool{}
+		for _, got := range sent.deliveries() {
+			require.Equal(t, first.ID, got.ID)
+			require.NoError(t, webhook.Verify("app-key", "app-secret", got.Header, got.Body))
+			at := parse(t, got.Body).TimeMS
+			stamps[at] = true
+			if at == parse(t, first.Body).TimeMS {
+				require.Equal(t, first.Body, got.Body)
+				require.Equal(t, first.Header, got.Header)
+			}
+		}
+		require.Len(t, stamps, 3, "of ten minutes")
+		d.Purge("app")
+	})
+}
+
+// retries returns when a Sender that always fails is asked, in the first so long.
+func retries(t *testing.T, cfg webhook.Config, err error, long time.Duration) (times []time.Duration) {
+	start := time.Now()
+	cfg, _ = oneEndpoint(cfg, func(context.Context, *webhook.Delivery) error {
+		times = append(times, time.Since(start)-window)
+		return err
+	})
+	d := newDispatcher(t, cfg)
+	emit(t, d, "app", webhook.ChannelOccupied("room"))
+	atTime(long)
+	d.Purge("app")
+	return times
+}
+
+func TestBackOffDoublesFromOneSecondToOneMinuteForFiveMinutes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		times := retries(t, webhook.Config{}, errors.New("down"), time.Hour)
+		longest := time.Second
+		for i := 1; i < len(times); i++ {
+			wait := times[i] - times[i-1]
+			require.GreaterOrEqual(t, wait, longest/2, "attempt %d", i)
+			require.LessOrEqual(t, wait, longest, "attempt %d", i)
+			longest = min(2*longest, time.Minute)
+		}
+		require.Greater(t, len(times), 8)
+		require.Greater(t, times[len(times)-1], 5*time.Minute, "the last one finds it too old")
+		require.LessOrEqual(t, times[len(times)-1], 6*time.Minute)
+	})
+}
+
+// An asking error, as an HTTPSender's Retry-After.
+type asking time.Duration
+
+func (a asking) Error() string             { return "later" }
+func (a asking) RetryAfter() time.Duration { return time.Duration(a) }
+
+func TestRetryAfterIsHonouredUpToTheCap(t *testing.T) {
+	const second, minute = time.Second, time.Minute
+	for asks, want := range map[time.Duration][2]time.Duration{
+		0: {second / 2, second}, -second: {second / 2, second}, second: {second, 5 * second / 4}, 30 * second: {30 * second, 38 * second},
+		minute: {45 * second, minute}, 1 << 62: {45 * second, minute},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			for range 20 {
+				times := retries(t, webhook.Config{}, fmt.Errorf("wrapped: %w", asking(asks)), 2*minute)
+				require.GreaterOrEqual(t, times[1], want[0], asks)
+				require.LessOrEqual(t, times[1], want[1], asks)
+			}
+		})
+	}
+}
+
+// What a Sender may answer, and how often it is asked again in an hour.
+func TestVerdicts(t *testing.T) {
+	for name, test := range map[string]struct {
+		err   error
+		sends int // of the only event
+		state webhook.EndpointState
+	}{
+		"refused":       {webhook.ErrRefused, 1 + 3, webhook.EndpointOK},
+		"final":         {fmt.Errorf("gone: %w", webhook.ErrFinal), 1, webhook.EndpointFailing},
+		"404":           {&webhook.StatusError{Code: 404}, 1 + 3, webhook.EndpointOK},
+		"410":           {&webhook.StatusError{Code: 410}, 1, webhook.EndpointFailing},
+		"500":           {&webhook.StatusError{Code: 500}, 1 + 9, webhook.EndpointOK}, // 1+2+4+…+60 s, for 5 minutes
+		"no descriptor": {fmt.Errorf("dial: %w", syscall.EMFILE), 3600 * 4 / 3, webhook.EndpointOK},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var state webhook.EndpointState
+				start := time.Now()
+				sends := 0
+				cfg, _ := oneEndpoint(webhook.Config{}, func(context.Context, *webhook.Delivery) error { sends++; return test.err })
+				d := newDispatcher(t, cfg)
+				emit(t, d, "app", webhook.ChannelOccupied("room"))
+				atTime(time.Hour)
+				state = d.Endpoints("app")[0].State
+				require.InDelta(t, test.sends, sends, float64(test.sends)/10, "%v", time.Since(start))
+				require.Equal(t, test.state, state)
+				d.Purge("app")
+			})
+		})
+	}
+}
+
+// A stream of final answers is no load: one attempt a minute.
+func TestFinalAnswersCoolTheEndpointDown(t *testing.T) {
+	bubble(t, func(t *testing.T, net *network) {
+		var lines strings.Builder
+		net.set("gone", func(int, []byte) (int, time.Duration) { return http.StatusGone, time.Millisecond })
+		d := newDispatcher(t, webhook.Config{Apps: []webhook.App{testApp("app", "http://gone/")}, MaxBatchEvents: 1, Sender: net.sender(t),
+			Logger: slog.New(slog.NewTextHandler(&lines, nil))})
+		for range 20 * 600 {
+			_ = d.Emit("app", webhook.ChannelOccupied("room"))
+			time.Sleep(50 * time.Millisecond)
+		}
+		require.LessOrEqual(t, net.count("gone"), 25, "16 at first, then one a minute")
+		require.LessOrEqual(t, strings.Count(lines.String(), "\n"), 25)
+		require.Less(t, d.Stats().Pending, uint64(20*60*7), "age empties the queue")
+		d.Purge("app")
+	})
+}
+
+// A Sender or hook that ends its goroutine, as a failing test does, costs its own batch and nothing else.
+func TestGoexitIsSurvived(t *testing.T) {
+	for _, where := range []string{"Sender", "Attempt", "Delivered", "Endpoint"} {
+		t.Run(where, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				exited := false
+				exit := func(here string) {
+					if here == where && !exited {
+						exited = true
+						runtime.Goexit()
+					}
+				}
+				sends := 0
+				cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 1, MaxInFlight: 1}, func(context.Context, *webhook.Delivery) error {
+					exit("Sender")
+					if sends++; sends == 1 && where == "Endpoint" {
+						return errors.New("down")
+					}
+					return nil
+				})
+				cfg.Hooks = webhook.Hooks{
+					Attempt:   func(*webhook.Delivery, webhook.Attempt) { exit("Attempt") },
+					Delivered: func(*webhook.Delivery, time.Duration) { exit("Delivered") },
+					Endpoint:  func(webhook.EndpointStatus) { exit("Endpoint") },
+				}
+				d := newDispatcher(t, cfg)
+				for i := range 5 {
+					emit(t, d, "app", webhook.SubscriptionCount("room", i))
+				}
+				require.NoError(t, d.Flush(t.Context()))
+				require.EqualValues(t, 5, d.Stats().Delivered)
+				closeNow(t, d)
+			})
+		})
+	}
+}
+
+// A Send that ignores its context keeps its place, and what is behind it still ages.
+func TestWhatIsBehindASenderThatHangsStillAges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		var lost []string
+		cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 1, MaxInFlight: 1}, func(context.Context, *webhook.Delivery) error { <-release; return nil })
+		cfg.Hooks.Undelivered = func(d *webhook.Delivery, _ error) { lost = append(lost, channels(t, d.Body)...) }
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("stuck"), webhook.ChannelOccupied("behind"))
+		atTime(8 * time.Minute)
+		require.Equal(t, []string{"behind"}, lost)
+		require.Equal(t, webhook.EndpointFailing, d.Endpoints("app")[0].State)
+		close(release)
+		synctest.Wait()
+		require.EqualValues(t, 1, d.Stats().Delivered)
+		emit(t, d, "app", webhook.ChannelOccupied("later"))
+		atTime(2 * time.Minute)
+		require.EqualValues(t, 2, d.Stats().Delivered)
+	})
+}
+
+// One lane tries for all while an endpoint is down, and success frees the others.
+func TestOneRequestPerWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		down, sends := true, 0
+		cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 1}, func(context.Context, *webhook.Delivery) error {
+			sends++
+			time.Sleep(time.Millisecond)
+			if down {
+				return errors.New("down")
+			}
+			return nil
+		})
+		d := newDispatcher(t, cfg)
+		for i := range 100 {
+			emit(t, d, "app", webhook.ChannelOccupied(fmt.Sprint(i)))
+		}
+		atTime(500 * time.Millisecond)
+		require.LessOrEqual(t, sends, 16, "the first of each lane")
+		before := sends
+		atTime(time.Minute - 500*time.Millisecond)
+		require.LessOrEqual(t, sends-before, 8, "1+2+4+8+16+32 s")
+		down = false
+		d.RetryNow("app")
+		atTime(time.Second)
+		require.EqualValues(t, 100, d.Stats().Delivered)
+	})
+}
