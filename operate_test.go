@@ -223,11 +223,11 @@ func TestBackOffDoublesFromOneSecondToOneMinuteForFiveMinutes(t *testing.T) {
 	})
 }
 
-// An asking error, as an HTTPSender's Retry-After.
-type asking time.Duration
+// An asksLater error, as an HTTPSender's Retry-After.
+type asksLater time.Duration
 
-func (a asking) Error() string             { return "later" }
-func (a asking) RetryAfter() time.Duration { return time.Duration(a) }
+func (a asksLater) Error() string             { return "later" }
+func (a asksLater) RetryAfter() time.Duration { return time.Duration(a) }
 
 func TestRetryAfterIsHonouredUpToTheCap(t *testing.T) {
 	const second, minute = time.Second, time.Minute
@@ -237,7 +237,7 @@ func TestRetryAfterIsHonouredUpToTheCap(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			for range 20 {
-				times := retries(t, webhook.Config{}, fmt.Errorf("wrapped: %w", asking(asks)), 2*minute)
+				times := retries(t, webhook.Config{}, fmt.Errorf("wrapped: %w", asksLater(asks)), 2*minute)
 				require.GreaterOrEqual(t, times[1], want[0], asks)
 				require.LessOrEqual(t, times[1], want[1], asks)
 			}
@@ -378,5 +378,27 @@ func TestOneRequestPerWait(t *testing.T) {
 		d.RetryNow("app")
 		atTime(time.Second)
 		require.EqualValues(t, 100, d.Stats().Delivered)
+	})
+}
+
+// What is left of a batch that is being sent in parts is purged too.
+func TestPurgeOfADividedBatch(t *testing.T) {
+	bubble(t, func(t *testing.T, net *network) {
+		net.set("host", func(n int, body []byte) (int, time.Duration) {
+			if n == 1 {
+				return 400, 0
+			}
+			return 200, time.Second
+		})
+		d := newDispatcher(t, webhook.Config{Apps: []webhook.App{testApp("app", "http://host/")}, Sender: net.sender(t)})
+		for i := range 8 {
+			emit(t, d, "app", webhook.SubscriptionCount("room", i))
+		}
+		atTime(window + time.Millisecond) // refused, and the first half is on the wire
+		require.Equal(t, 4, d.Purge("app"))
+		require.NoError(t, d.Flush(t.Context()))
+		require.EqualValues(t, 4, d.Stats().Delivered)
+		require.EqualValues(t, 4, d.Stats().Undelivered)
+		require.Equal(t, 2, net.count("host"))
 	})
 }

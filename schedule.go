@@ -687,20 +687,38 @@ type loss struct {
 }
 
 // lose takes a batch, or what is left of it, out of the lane. Close waits until the losses are reported.
-func (l *lane) lose(b *batch, err error) (gone []loss) {
-	e := l.endpoint
+func (l *lane) lose(b *batch, err error) []loss {
 	if parent := b.parent; parent != nil {
 		l.inherit(parent, b)
 	} else {
 		l.remove(b)
 	}
-	for _, piece := range e.pieces(b) {
-		e.release(piece.memory)
-		e.pending -= piece.events
-		piece.lost = true
-		e.telling = append(e.telling, piece)
+	return l.endpoint.lost(err, l.endpoint.pieces(b)...)
+}
+
+// loseRest gives up what is left of a batch of which a part is on the wire.
+func (l *lane) loseRest(b *batch, err error) []loss {
+	part := l.current
+	left := b.events - part.events
+	if part == b || left == 0 {
+		return nil
+	}
+	e := l.endpoint
+	rest := e.cut(b, b.division.at+len(part.buf)-envelopeBytes+1, len(b.buf)-len(bodyEnd), left)
+	rest.inherits(b)
+	b.events = part.events
+	return e.lost(err, rest)
+}
+
+// lost accounts for batches that are in no lane any more.
+func (e *endpoint) lost(err error, batches ...*batch) (gone []loss) {
+	for _, b := range batches {
+		e.release(b.memory)
+		e.pending -= b.events
+		b.lost = true
+		e.telling = append(e.telling, b)
 		e.shared.settling.add()
-		gone = append(gone, loss{piece, err})
+		gone = append(gone, loss{b, err})
 	}
 	return gone
 }
@@ -720,18 +738,30 @@ func (e *endpoint) loseAll(err error) []loss {
 	return e.loseIf(err, func(*batch) bool { return true })
 }
 
+// loseIf gives up what a condition holds for. In a lane it holds for the oldest, if for any.
 func (e *endpoint) loseIf(err error, condition func(*batch) bool) (gone []loss) {
 	for _, l := range e.existing() {
-		for _, b := range slices.Clone(l.queue) {
-			if l.onWire(b) {
-				continue
+		n := len(l.queue)
+		if int(l.index) != e.shared.asideLane() {
+			n = 0
+			for n < len(l.queue) && (condition(l.queue[n]) || l.onWire(l.queue[n])) {
+				n++
 			}
-			if !condition(b) && int(l.index) != e.shared.asideLane() {
-				break // those behind are younger
+		}
+		var kept []*batch
+		for _, b := range l.queue[:n] {
+			switch doomed := condition(b); {
+			case !doomed:
+				kept = append(kept, b)
+			case l.onWire(b):
+				kept = append(kept, b)
+				gone = append(gone, l.loseRest(b, err)...)
+			default:
+				gone = append(gone, e.lost(err, e.pieces(b)...)...)
 			}
-			if condition(b) {
-				gone = append(gone, l.lose(b, err)...)
-			}
+		}
+		if len(kept) < n {
+			l.queue = append(kept, l.queue[n:]...)
 		}
 	}
 	e.tidy()
@@ -1008,7 +1038,7 @@ func (e *endpoint) refuseAll(l *lane, err error) []loss {
 // at each attempt that of another one, because it may be one channel's events that are refused, and because the first
 // event of a channel can be accepted without that being out of order.
 func (l *lane) candidate() *batch {
-	const most = 1000 // events looked at
+	const most = 256 << 10 // bytes looked at
 	type spot struct {
 		batch *batch
 		at    int
@@ -1027,8 +1057,8 @@ func (l *lane) candidate() *batch {
 				seen[channel] = true
 				firsts = append(firsts, spot{b, at, i})
 			}
+			looked += end - at
 			at = end + 1
-			looked++
 		}
 	}
 	t := l.endpoint.trouble
