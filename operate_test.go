@@ -355,26 +355,18 @@ func TestWhatIsBehindASenderThatHangsStillAges(t *testing.T) {
 
 // One lane tries for all while an endpoint is down, and success frees the others.
 func TestOneRequestPerWait(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		down, sends := true, 0
-		cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 1}, func(context.Context, *webhook.Delivery) error {
-			sends++
-			time.Sleep(time.Millisecond)
-			if down {
-				return errors.New("down")
-			}
-			return nil
-		})
-		d := newDispatcher(t, cfg)
+	bubble(t, func(t *testing.T, net *network) {
+		net.set("host", func(int, []byte) (int, time.Duration) { return 503, time.Millisecond })
+		d := newDispatcher(t, webhook.Config{Apps: []webhook.App{testApp("app", "http://host/")}, MaxBatchEvents: 1, Sender: net.sender(t)})
 		for i := range 100 {
 			emit(t, d, "app", webhook.ChannelOccupied(fmt.Sprint(i)))
 		}
 		atTime(500 * time.Millisecond)
-		require.LessOrEqual(t, sends, 16, "the first of each lane")
-		before := sends
+		before := net.count("host")
+		require.LessOrEqual(t, before, 16, "the first of each lane")
 		atTime(time.Minute - 500*time.Millisecond)
-		require.LessOrEqual(t, sends-before, 8, "1+2+4+8+16+32 s")
-		down = false
+		require.LessOrEqual(t, net.count("host")-before, 8, "1+2+4+8+16+32 s")
+		net.set("host", quick)
 		d.RetryNow("app")
 		atTime(time.Second)
 		require.EqualValues(t, 100, d.Stats().Delivered)

@@ -121,10 +121,12 @@ func (b *backend) latest() time.Duration {
 
 var data300 = `{"x":"` + strings.Repeat("d", 150) + `"}`
 
-// An afternoon takes some minutes of the race detector's time.
-func afternoon(full time.Duration) time.Duration {
+// An hour takes minutes of the race detector's time.
+func afternoon(full time.Duration) time.Duration { return shorten(full, 20) }
+
+func shorten(full time.Duration, times time.Duration) time.Duration {
 	if webhook.RaceEnabled {
-		return full / 6
+		return full / times
 	}
 	return full
 }
