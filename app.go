@@ -15,13 +15,13 @@ import (
 // An App is one tenant of the server: its credentials and its webhooks. The JSON is soketi's, field for field;
 // fields of soketi's apps that do not concern webhooks are ignored.
 //
-// An App is for reading: its JSON form and its printed form hold no secret, header value, password or query
-// string, so an App that was marshalled cannot be loaded again.
+// A marshalled or printed App leaves out secrets, header values, passwords and query strings, so it cannot be loaded
+// again.
 type App struct {
-	ID       string    `json:"id"`
-	Key      string    `json:"key"`    // sent as X-Pusher-Key
-	Secret   Secret    `json:"secret"` // signs the deliveries
-	Webhooks []Webhook `json:"webhooks"`
+	ID       string    `json:"id" yaml:"id"`
+	Key      string    `json:"key" yaml:"key"`       // sent as X-Pusher-Key
+	Secret   Secret    `json:"secret" yaml:"secret"` // signs the deliveries
+	Webhooks []Webhook `json:"webhooks" yaml:"webhooks"`
 }
 
 // A Webhook asks for events of some types, on the channels that Filter lets through, to be POSTed to URL.
@@ -29,10 +29,10 @@ type App struct {
 // Webhooks of one app with the same URL and the same headers are one endpoint: an event that several of them
 // want is sent there once.
 type Webhook struct {
-	URL        string            `json:"url"` // absolute, http or https; may hold userinfo, sent as basic authentication
-	EventTypes []EventType       `json:"event_types"`
-	Filter     Filter            `json:"filter"`
-	Headers    map[string]string `json:"headers"` // sent with every delivery; cannot replace the headers that the library sets
+	URL        string            `json:"url" yaml:"url"` // absolute, http or https; may hold userinfo, sent as basic authentication
+	EventTypes []EventType       `json:"event_types" yaml:"event_types"`
+	Filter     Filter            `json:"filter" yaml:"filter"`
+	Headers    map[string]string `json:"headers" yaml:"headers"` // sent with every delivery; cannot replace the headers that the library sets
 }
 
 // UnmarshalJSON reads soketi's webhook format. It refuses lambda_function: a webhook that would be silently

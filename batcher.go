@@ -82,10 +82,10 @@ type lane struct {
 	spares   []*batch    // delivered, to be filled again
 	place    place       // on the wire; guarded by schedule.mu
 
-	base   context.Context // with status; made at the first request
+	base   context.Context // with noted; made at the first request
 	ctx    context.Context // of the request on the wire
 	cancel context.CancelFunc
-	status int // of its answer, if the Sender tells
+	noted  noted // of its answer, if the Sender tells
 }
 
 type laneState int8
@@ -445,6 +445,7 @@ func (l *lane) wake() {
 	}
 	e.mu.Unlock()
 	e.report(gone)
+	e.tell()
 	e.shared.retire(e)
 }
 

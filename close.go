@@ -102,8 +102,8 @@ func (c *count) wait() {
 // are retried as usual for as long as ctx allows: give ctx a deadline. When it ends, or a little earlier where much
 // is pending, Close cancels the requests on the wire and returns.
 //
-// Whatever was not delivered since Close was called comes back in a *UndeliveredError, signed and complete, in order
-// for each endpoint. Hooks.Undelivered is called for each of them too, for those that are left at the end before
+// What was given up since Close was called, and what is left at the end, comes back in a *UndeliveredError, signed and
+// complete, in order for each endpoint. Hooks.Undelivered is called for each of them too, for those that are left at the end before
 // Close returns. Close keeps its time whatever the Sender does; one that goes on sending regardless may still deliver
 // what was handed back.
 //

@@ -57,11 +57,12 @@ type Config struct {
 	// RetryWaitMax is an endpoint's longest wait; it caps Retry-After too. Default 60s.
 	RetryWaitMax time.Duration
 
-	// RetryFor is the age at which an event is given up, counted from when it was accepted. It is given up only
-	// while its endpoint fails. Default 5m, as Pusher's. Negative: one attempt for each batch.
+	// RetryFor is how old an event may become while its endpoint fails: from the second failure in a row on, what was
+	// accepted longer ago is given up. Nothing is while the endpoint accepts. Default 5m, as Pusher's. Negative: one
+	// attempt for each batch, and a refused batch is not divided.
 	RetryFor time.Duration
 
-	// ReconnectGrace holds channel_vacated and member_removed for so long, as Pusher does. If the channel is
+	// ReconnectGrace is how long channel_vacated and member_removed are held, as Pusher does. If the channel is
 	// occupied again or the member returns meanwhile, neither event is sent. Events about others on the channel do
 	// not wait, so they come before the one that is held. Zero: off.
 	//
@@ -77,13 +78,13 @@ type Config struct {
 	// negative applies CountInterval to every count.
 	CountThreshold int
 
-	// CacheMissWindow lets through one cache_miss per channel in so long a time. Zero: off.
+	// CacheMissWindow is how long after a cache_miss of a channel further ones are left out. Zero: off.
 	CacheMissWindow time.Duration
 
 	ClientData ClientData   // how client_event data is written. Default DataString, as Pusher does
 	Sender     Sender       // default: an HTTPSender with its own defaults
 	Hooks      Hooks        // what to tell the server
-	Logger     *slog.Logger // default: discards. Lines are bounded in length, and per endpoint and second
+	Logger     *slog.Logger // default: discards. An endpoint's losses are one line a second at most
 }
 
 // The defaults of Config. Limits that depend on each other make room for those that are set. Measured with

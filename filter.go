@@ -6,8 +6,8 @@ import "strings"
 // may overlap in the name, as with JavaScript's startsWith and endsWith in soketi: prefix "ab" and suffix
 // "bc" match "abc". Names are compared byte by byte.
 type Filter struct {
-	ChannelNameStartsWith string `json:"channel_name_starts_with"`
-	ChannelNameEndsWith   string `json:"channel_name_ends_with"`
+	ChannelNameStartsWith string `json:"channel_name_starts_with" yaml:"channel_name_starts_with"`
+	ChannelNameEndsWith   string `json:"channel_name_ends_with" yaml:"channel_name_ends_with"`
 }
 
 // Match reports whether the filter lets events of channel through.

@@ -10,8 +10,8 @@ import (
 
 // Hooks tell the server what became of its events. Any may be nil. They are called concurrently: Rejected on
 // the goroutine that emits, the others on the library's own, and on the one that calls Close or Purge for what it
-// hands back. The channel's next delivery and Close wait for a hook to return, so a hook must not block for long; it
-// may call the Dispatcher, but not wait in Flush or Close. A hook that panics is logged and changes nothing.
+// hands back. What follows on the same lane waits for a hook to return (with MaxInFlight 1 that is all the endpoint
+// gets), and so does Close. A hook must not block for long; it may call the Dispatcher, but not wait in Flush or Close. A hook that panics is logged and changes nothing.
 type Hooks struct {
 	// Delivered is called after an endpoint accepted d. took is the time of the attempt that it accepted; what came
 	// before is in d.CreatedAt. d is lent: see Delivery.
@@ -40,7 +40,7 @@ type Attempt struct {
 	Status  int           // of the answer; 0 if there was none, or the Sender is not an HTTPSender and does not tell
 	Err     error         // nil if the endpoint accepted the delivery
 	Took    time.Duration // until the Sender returned
-	RetryIn time.Duration // the wait until this delivery is tried again; 0 if it is not, or is divided
+	RetryIn time.Duration // until this delivery is tried again; 0 if it was accepted, given up or divided
 }
 
 func (s *shared) hookDelivered(d *Delivery, took time.Duration) {
@@ -59,7 +59,7 @@ func (s *shared) hookUndelivered(d *Delivery, err error) {
 
 func (s *shared) hookAttempt(d *Delivery, a Attempt) {
 	if s.cfg.Logger.Enabled(s.ctx, slog.LevelDebug) {
-		s.cfg.Logger.Debug("webhook attempt", "delivery", d, "attempt", a.N, "status", a.Status, "took", a.Took,
+		s.cfg.Logger.Debug("webhook attempt", "delivery", d.LogValue(), "attempt", a.N, "status", a.Status, "took", a.Took,
 			"error", errorText(a.Err), "retry_in", a.RetryIn)
 	}
 	if hook := s.cfg.Hooks.Attempt; hook != nil {
@@ -112,7 +112,7 @@ func (e *endpoint) reportOne(l loss) {
 		f.ended()
 	}()
 	if leftOut, ok := e.mayLog(); ok {
-		e.shared.cfg.Logger.Error("webhook undelivered", "delivery", l.batch.delivery, "endpoint", e.id(),
+		e.shared.cfg.Logger.Error("webhook undelivered", "delivery", l.batch.delivery.LogValue(), "endpoint", e.id(),
 			"error", errorText(l.err), "left_out", leftOut)
 	}
 	e.shared.hookUndelivered(l.batch.delivery, l.err)

@@ -253,18 +253,14 @@ func (s *HTTPSender) Send(ctx context.Context, d *Delivery) error {
 		}
 		return clean(err)
 	}
+	note, _ := ctx.Value(notedKey{}).(*noted)
+	if note != nil {
+		*note = noted{resp.StatusCode, time.Now()}
+	}
 	alarm.Reset(maxDrainTime) // from here on for the rest of the answer, which has been given
 	first := drain(resp)
 	x.withdraw(maxDrainTime)
-	return s.result(ctx, resp, first)
-}
-
-// result says what an answer means.
-func (s *HTTPSender) result(ctx context.Context, resp *http.Response, first string) error {
 	if resp.StatusCode >= 200 && resp.StatusCode < 300 {
-		if status, ok := ctx.Value(statusKey{}).(*int); ok {
-			*status = resp.StatusCode
-		}
 		return nil
 	}
 	return &StatusError{Code: resp.StatusCode, Body: first, After: retryAfterHeader(resp.Header.Get("Retry-After"))}

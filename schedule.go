@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"cmp"
 	"container/heap"
 	"context"
 	"errors"
@@ -455,9 +456,9 @@ func (l *lane) take() (b *batch, stamped bool) {
 		s.schedule.leave(&l.place, 0)
 		return nil, false
 	}
-	l.state, l.current, l.epoch, l.status = sending, b, e.epoch, 0
+	l.state, l.current, l.epoch, l.noted = sending, b, e.epoch, noted{}
 	if l.base == nil {
-		l.base = context.WithValue(s.ctx, statusKey{}, &l.status)
+		l.base = context.WithValue(s.ctx, notedKey{}, &l.noted)
 	}
 	timeout := s.cfg.SendTimeout
 	if e.trouble != nil && e.trouble.lastTry {
@@ -489,17 +490,20 @@ func (l *lane) pick() *batch {
 // settle takes the result of an attempt into account, gives its place back and tells the hooks. No lock is held.
 //
 // A Send that Close has ended says nothing about its endpoint. Close hands its batch back, whatever came of it.
-func (l *lane) settle(b *batch, a *Attempt) {
+func (l *lane) settle(b *batch, a *Attempt, took time.Duration) {
 	e := l.endpoint
 	s := e.shared
+	o := outcomeOf(a.Err, s.cfg.Logger)
+	a.Err, a.Status = o.err, cmp.Or(o.status, l.noted.status)
 	var gone []loss
 	e.mu.Lock()
-	a.Status = l.status
-	if answer, ok := errors.AsType[*StatusError](a.Err); ok {
-		a.Status = answer.Code
-	}
 	if cut := a.Err != nil && s.ctx.Err() != nil; !b.abandoned && !cut {
-		gone = l.judge(b, a)
+		if v := o.verdict; v == accepted || v == refused || v == final {
+			if e.answers = proven; took >= youngFor {
+				e.answers = slow
+			}
+		}
+		gone = l.judge(b, a, o)
 	}
 	e.mu.Unlock()
 	s.schedule.leave(&l.place, a.Took)
@@ -516,32 +520,26 @@ func (l *lane) settle(b *batch, a *Attempt) {
 }
 
 // judge decides what the result of an attempt means, and returns what is given up for it.
-func (l *lane) judge(b *batch, a *Attempt) (gone []loss) {
+func (l *lane) judge(b *batch, a *Attempt, o outcome) (gone []loss) {
 	e := l.endpoint
 	l.current = nil
-	v := verdictOn(a.Err)
-	if v == accepted || v == refused || v == final {
-		if e.answers = proven; a.Took >= youngFor {
-			e.answers = slow
-		}
-	}
 	if a.Err != nil {
-		e.troubled().lastError = errorText(a.Err)
+		e.troubled().lastError = o.text
 	}
-	switch {
+	switch v := o.verdict; {
 	case v == accepted:
 		gone = l.accept(b)
 	case v == unsent:
-		a.RetryIn = e.backOff(a.Err)
+		a.RetryIn = e.backOff(o.asks)
 		e.pause(a.RetryIn)
 	case b.purged:
-		gone = append(l.lose(b, ErrPurged), e.fails(l, e.backOff(a.Err), a.Err)...)
+		gone = append(l.lose(b, ErrPurged), e.fails(l, e.backOff(o.asks), a.Err)...)
 	case v == final:
 		gone = append(l.lose(b, a.Err), e.fails(l, e.shared.cfg.RetryWaitMax, a.Err)...)
 	case v == refused && e.shared.cfg.RetryFor > 0:
-		gone = l.refuse(b, a)
+		gone = l.refuse(b, a, o)
 	default:
-		wait := e.backOff(a.Err)
+		wait := e.backOff(o.asks)
 		if e.shared.cfg.RetryFor < 0 {
 			gone = l.lose(b, a.Err)
 		} else {
@@ -587,7 +585,7 @@ func (e *endpoint) well() {
 	if t.failures == 0 {
 		return
 	}
-	t.failures, t.refusing, t.lastTry, t.until, t.probe = 0, false, false, time.Time{}, nil
+	t.failures, t.refusing, t.lastTry, t.until, t.probe, t.lastError = 0, false, false, time.Time{}, nil, ""
 	e.epoch++
 }
 
@@ -638,13 +636,13 @@ func (e *endpoint) resume() {
 // backOff returns how long to wait after a failure: RetryWaitMin doubled for each before it up to RetryWaitMax, of
 // which half is at random, so that endpoints that failed together do not come back together. What the endpoint asks
 // for takes its place, spread as well.
-func (e *endpoint) backOff(err error) time.Duration {
+func (e *endpoint) backOff(asked time.Duration) time.Duration {
 	cfg, failures := &e.shared.cfg, 0
 	if e.trouble != nil {
 		failures = e.trouble.failures
 	}
 	longest := cfg.RetryWaitMax
-	if asked, ok := retryAfter(err); ok {
+	if asked > 0 {
 		asked = max(asked, cfg.RetryWaitMin)
 		if spread := asked / 4; asked <= longest-spread {
 			return asked + upTo(spread)
@@ -673,7 +671,7 @@ func (l *lane) overdue() (gone []loss) {
 	e.troubled().lastError = errorText(errHangs)
 	l.arm(e.shared.cfg.RetryWaitMax)
 	l.epoch = e.epoch
-	gone = e.fails(l, e.backOff(nil), errHangs)
+	gone = e.fails(l, e.backOff(0), errHangs)
 	l.epoch = e.epoch
 	return gone
 }
@@ -897,7 +895,7 @@ func (e *endpoint) pieces(b *batch) (all []*batch) {
 }
 
 // refuse is for a body that the endpoint does not take: a batch is divided, an event set aside.
-func (l *lane) refuse(b *batch, a *Attempt) (gone []loss) {
+func (l *lane) refuse(b *batch, a *Attempt, o outcome) (gone []loss) {
 	e := l.endpoint
 	if e.divisible(b) {
 		if a.Status == http.StatusRequestEntityTooLarge {
@@ -913,13 +911,13 @@ func (l *lane) refuse(b *batch, a *Attempt) (gone []loss) {
 		if b.aside == nil {
 			b.aside = &aside{lane: int(l.index), times: 1}
 		}
-		a.RetryIn = e.backOff(nil)
+		a.RetryIn = e.backOff(0)
 		return e.fails(l, a.RetryIn, a.Err)
 	}
 	if l.epoch == e.epoch {
 		e.well()
 	}
-	return l.setAside(b, a)
+	return l.setAside(b, a, o)
 }
 
 func (l *lane) divide(b *batch) {
@@ -954,7 +952,7 @@ func (e *endpoint) grow() {
 
 // setAside takes a single event that was refused out of the way of the others, to be tried again by itself, or
 // gives it up.
-func (l *lane) setAside(b *batch, a *Attempt) (gone []loss) {
+func (l *lane) setAside(b *batch, a *Attempt, o outcome) (gone []loss) {
 	e := l.endpoint
 	if parent := b.parent; parent != nil {
 		parent.division.size = 1
@@ -967,7 +965,7 @@ func (l *lane) setAside(b *batch, a *Attempt) (gone []loss) {
 		b.aside = &aside{lane: int(l.index)}
 	}
 	b.aside.times++
-	wait, again := e.asideWait(b, a.Err)
+	wait, again := e.asideWait(b, o.status >= 500)
 	if !again || e.closed {
 		return l.lose(b, a.Err)
 	}
@@ -984,13 +982,12 @@ func (l *lane) setAside(b *batch, a *Attempt) (gone []loss) {
 
 // asideWait returns when an event that was refused is tried again, if it is: after 1, 2 and 4 seconds, and one that
 // the endpoint could not cope with (5xx) for as long as RetryFor.
-func (e *endpoint) asideWait(b *batch, err error) (time.Duration, bool) {
+func (e *endpoint) asideWait(b *batch, fault bool) (time.Duration, bool) {
 	wait := min(time.Second<<min(b.aside.times-1, 30), e.shared.cfg.RetryWaitMax)
 	if b.aside.times < asideTries {
 		return wait, true
 	}
-	answer, ok := errors.AsType[*StatusError](err)
-	return wait, ok && answer.Code >= 500 && time.Since(b.last)+wait <= e.shared.cfg.RetryFor
+	return wait, fault && time.Since(b.last)+wait <= e.shared.cfg.RetryFor
 }
 
 // putAside puts an event into the lane of those that are set aside. If that is full the oldest is given up.
@@ -1029,7 +1026,7 @@ func (e *endpoint) refuseAll(l *lane, err error) []loss {
 		home.due()
 	}
 	t.row, t.refusing, t.probes = nil, true, 1 // another channel than that of the row, if there is one
-	gone := e.fails(l, e.backOff(nil), err)
+	gone := e.fails(l, e.backOff(0), err)
 	e.tidy()
 	return gone
 }

@@ -30,7 +30,7 @@ type Delivery struct {
 	Header    http.Header `json:"header"` // complete: the app's own, Content-Type, X-Pusher-*, Webhook-Id
 	Body      []byte      `json:"body"`
 	Events    int         `json:"events"`     // in Body
-	CreatedAt time.Time   `json:"created_at"` // when its first event was accepted; time_ms in Body is when it first left
+	CreatedAt time.Time   `json:"created_at"` // when its first event was accepted; time_ms in Body is when it was stamped
 
 	stamped time.Time    // time_ms, and when the signature was made; zero if that was elsewhere
 	by      *credentials // who signed it; nil if that was elsewhere
@@ -81,12 +81,24 @@ func (d *Delivery) validate() error {
 			}
 		}
 	}
+	if size := headerSize(ownHeader(d.Header.Clone())); size > maxWebhookHeaders {
+		return fmt.Errorf("header: has %d bytes of the app's own, at most %d are sent", size, maxWebhookHeaders)
+	}
 	for _, name := range []string{headerKey, headerSignature, headerID} {
 		if values := d.Header[name]; len(values) != 1 || values[0] == "" {
 			return fmt.Errorf("header: must have one %s, has %d", name, len(values))
 		}
 	}
 	return nil
+}
+
+func headerSize(h http.Header) (n int) {
+	for name, values := range h {
+		for _, value := range values {
+			n += len(name) + len(value)
+		}
+	}
+	return n
 }
 
 // A Sender makes one attempt to deliver. The dispatcher decides when, and what an error means:
@@ -99,8 +111,8 @@ func (d *Delivery) validate() error {
 //     if it has one, and then gets the same delivery again.
 //
 // Send is called concurrently, for up to MaxInFlight deliveries of one endpoint; deliveries of one channel come in
-// order, each after the last has returned. It must return when ctx ends, after SendTimeout or when Close's time is
-// up. It must not change d, nor keep it or its body once it has returned. A panic counts as ErrRefused.
+// order, each after the last has returned. ctx ends after SendTimeout, when Close's time is up, or a second into the
+// last attempt that Close gives an endpoint that was failing: Send must return then. It must not change d, nor keep it or its body once it has returned. A panic counts as ErrRefused.
 type Sender interface {
 	Send(ctx context.Context, d *Delivery) error
 }
@@ -113,7 +125,9 @@ func (f SenderFunc) Send(ctx context.Context, d *Delivery) error { return f(ctx,
 
 // What a Sender's error may say; see Sender.
 var (
-	ErrFinal   = errors.New("webhook: never to be tried again")
+	// ErrFinal gives this delivery up.
+	ErrFinal = errors.New("webhook: never to be tried again")
+	// ErrRefused says that the endpoint answers, and does not take this body.
 	ErrRefused = errors.New("webhook: refused by the endpoint")
 )
 
@@ -142,18 +156,35 @@ func verdictOn(err error) verdict {
 	return failed
 }
 
+// An outcome is all that a Sender's error says. It is asked once, and before any lock is taken: its methods are the
+// user's, and may panic.
+type outcome struct {
+	err     error
+	verdict verdict
+	text    string
+	asks    time.Duration // to wait; 0 if it does not ask
+	status  int           // of the answer, if the error tells
+}
+
+func outcomeOf(err error, logger *slog.Logger) (o outcome) {
+	defer func() {
+		if v := recover(); v != nil {
+			err := panicked(logger, "the Sender's error", v)
+			o = outcome{err: err, verdict: refused, text: errorText(err)}
+		}
+	}()
+	o = outcome{err: err, verdict: verdictOn(err), text: errorText(err)}
+	if asks, ok := err.(interface{ RetryAfter() time.Duration }); ok || errors.As(err, &asks) {
+		o.asks = max(0, asks.RetryAfter())
+	}
+	if answer, ok := errors.AsType[*StatusError](err); ok {
+		o.status = answer.Code
+	}
+	return o
+}
+
 // localErrors mean that this process has no descriptor, buffer or port left.
 var localErrors = []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL}
-
-// retryAfter is how long an error asks to wait.
-func retryAfter(err error) (time.Duration, bool) {
-	var asks interface{ RetryAfter() time.Duration }
-	if !errors.As(err, &asks) {
-		return 0, false
-	}
-	wait := asks.RetryAfter()
-	return wait, wait > 0
-}
 
 // run makes one attempt after the other, for as long as something is due and there is a place on the wire. It has
 // one when it starts.
@@ -192,7 +223,11 @@ func (l *lane) attempt(b *batch) {
 		}
 		l.cancel()
 		a.Took = time.Since(started)
-		l.settle(b, &a)
+		took := a.Took
+		if !l.noted.at.IsZero() {
+			took = l.noted.at.Sub(started) // the rest of the answer does not count
+		}
+		l.settle(b, &a, took)
 	}()
 	b.delivery.sends++
 	a.N = b.delivery.sends
@@ -202,8 +237,13 @@ func (l *lane) attempt(b *batch) {
 // errEnded is the error of a Sender that has ended its goroutine.
 var errEnded = &panicError{where: "Sender", value: "runtime.Goexit"}
 
-// A statusKey leads to where a Sender of this package notes the status of an answer, which a nil error cannot tell.
-type statusKey struct{}
+// A noted answer is what an HTTPSender tells the dispatcher, beside its error, by way of Send's context.
+type noted struct {
+	status int
+	at     time.Time // of the status line
+}
+
+type notedKey struct{}
 
 // freshFor is how long a stamp is sent as it is. Pusher's Python library refuses a time_ms older than 300 s.
 const freshFor = 4 * time.Minute

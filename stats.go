@@ -25,7 +25,7 @@ type Stats struct {
 
 	Requests        uint64 // deliveries accepted by endpoints
 	Pending         uint64 // events that wait or are in flight
-	PendingBytes    int64  // memory they and the timing rules hold, at most MaxQueuedBytes and what is divided
+	PendingBytes    int64  // memory they and the timing rules hold: at most MaxQueuedBytes, but for divided batches
 	ActiveEndpoints int    // endpoints with pending events
 }
 
@@ -94,7 +94,7 @@ type EndpointStatus struct {
 	Oldest       time.Time // when the oldest pending event was accepted; zero if there is none
 	InFlight     int
 	Failures     int       // in a row
-	LastError    string    // bounded, without anything secret; empty while everything is accepted
+	LastError    string    // bounded, without anything secret; empty once the endpoint has recovered
 	LastSuccess  time.Time // zero if there was none
 	NextAttempt  time.Time // zero if the endpoint does not wait
 }

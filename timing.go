@@ -311,10 +311,9 @@ func (t *timing) expire(s *timingShard) {
 		if !more {
 			t.arm(s)
 		}
-		t.d.settling.add()
+		lost.account()
 		s.mu.Unlock()
 		lost.report()
-		t.d.settling.done()
 	}
 }
 
@@ -385,8 +384,9 @@ func (t *timing) purge(appID string) (events int) {
 				t.forget(s, at)
 			}
 		}
+		events += lost.account()
 		s.mu.Unlock()
-		events += lost.report()
+		lost.report()
 	}
 	return events
 }
@@ -421,8 +421,8 @@ func (l *losses) add(e *endpoint, event []byte, err error) {
 	l.batches[e] = all
 }
 
-// report accounts for the losses and returns how many events they are. No lock is held.
-func (l *losses) report() (events int) {
+// account has Close wait for the losses, and returns how many events they are.
+func (l *losses) account() (events int) {
 	for _, e := range l.order {
 		for _, one := range l.batches[e] {
 			one.batch.buf = append(one.batch.buf, bodyEnd...)
@@ -430,9 +430,15 @@ func (l *losses) report() (events int) {
 			e.account.count.queued.Add(uint64(one.batch.events))
 			e.shared.settling.add()
 		}
-		e.report(l.batches[e])
 	}
 	return events
+}
+
+// report tells of the losses. No lock is held.
+func (l *losses) report() {
+	for _, e := range l.order {
+		e.report(l.batches[e])
+	}
 }
 
 // deliverHeld queues an event that was held. What finds no room is lost; without a place for losses there is room.

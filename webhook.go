@@ -14,10 +14,14 @@ import (
 // Errors that Emit, SetApp, Redeliver and Hooks.Undelivered give, wrapped with what is known about the case. Test
 // with errors.Is.
 var (
-	ErrClosed     = errors.New("webhook: dispatcher is closed")
+	// ErrClosed: Close has been called.
+	ErrClosed = errors.New("webhook: dispatcher is closed")
+	// ErrUnknownApp: no app has this id, or not any more.
 	ErrUnknownApp = errors.New("webhook: unknown app")
-	ErrQueueFull  = errors.New("webhook: queue is full")
-	ErrPurged     = errors.New("webhook: purged")
+	// ErrQueueFull: an endpoint is at its limit, or the app has its share of MaxQueuedBytes.
+	ErrQueueFull = errors.New("webhook: queue is full")
+	// ErrPurged: Purge has given the delivery up.
+	ErrPurged = errors.New("webhook: purged")
 )
 
 // The two ways in which a queue is full, made once: a server under pressure may see them at every Emit.
@@ -93,7 +97,8 @@ func (d *Dispatcher) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "webhook.Dispa
 //
 //   - ErrUnknownApp: no app has this id.
 //   - ErrInvalidEvent: the error names the field. A client_event's data is looked at only if it is wanted.
-//   - ErrQueueFull: at least one endpoint has no room. The others that want the event still get it.
+//   - ErrQueueFull: an endpoint is at its limit, or the app has its share of MaxQueuedBytes. Other endpoints that
+//     want the event still get it.
 //   - ErrClosed: Close has been called.
 func (d *Dispatcher) Emit(appID string, e Event) error {
 	a := d.accounts.load(appID)
@@ -186,8 +191,8 @@ func (d *Dispatcher) enqueue(e *endpoint, event []byte, lane int, force bool) er
 }
 
 // Wants reports whether a webhook of the app asks for events of type t on channel: whether it is worth
-// preparing one. With a ReconnectGrace it is true for both of a pair, occupied and vacated, added and removed,
-// when a webhook asks for one: the other decides whether that one is sent. It does not allocate.
+// preparing one. With a ReconnectGrace it is true for both events of a pair, occupied and vacated or added and removed,
+// when a webhook asks for either, because each decides whether the other is sent. It does not allocate.
 func (d *Dispatcher) Wants(appID string, t EventType, channel string) bool {
 	a := d.accounts.load(appID)
 	if a == nil {
@@ -408,7 +413,7 @@ func (d *Dispatcher) redeliver(delivery *Delivery, full map[endpointKey]bool) er
 		return fmt.Errorf("%w: for a delivery before it", ErrQueueFull)
 	}
 	now := time.Now()
-	b := &batch{buf: buf, events: events, opened: delivery.CreatedAt, last: now, memory: int64(cap(buf) + batchBytes)}
+	b := &batch{buf: buf, events: events, opened: delivery.CreatedAt, last: now, memory: int64(cap(buf) + batchBytes + headerSize(header))}
 	b.delivery = &Delivery{ID: delivery.Header.Get(headerID), AppID: delivery.AppID, URL: delivery.URL, Header: header,
 		Body: storedBody(buf), Events: events, CreatedAt: delivery.CreatedAt}
 	event := buf[headBytes:eventEnd(buf, headBytes)]
@@ -449,8 +454,8 @@ func (d *Dispatcher) Flush(ctx context.Context) error {
 	return nil
 }
 
-// RetryNow ends the waits of an app's endpoints, those that they asked for by Retry-After too, and tries at once what
-// was set aside. If they fail again they wait as long as they would have.
+// RetryNow ends the waits of an app's endpoints, also those that a Retry-After asked for, and tries at once what was
+// set aside. An endpoint that fails again waits as long as it would have. An empty id means all apps.
 func (d *Dispatcher) RetryNow(appID string) {
 	for _, e := range d.endpointsOf(appID) {
 		e.retryNow()
@@ -482,7 +487,7 @@ func (e *endpoint) asideNow() {
 }
 
 // Purge gives up everything that is queued or held for an app, and reports it to Hooks.Undelivered with ErrPurged.
-// What is on the wire is given up if it fails. It returns the number of events.
+// What is on the wire is given up if it fails. It returns the number of events. An empty id does nothing.
 func (d *Dispatcher) Purge(appID string) (events int) {
 	if appID == "" {
 		return 0

@@ -47,7 +47,7 @@ type Request struct {
 	Path   string // with the query, if there was one
 	Header http.Header
 	Body   []byte
-	Time   time.Time // time_ms of the body: when the first event happened
+	Time   time.Time // time_ms of the body: when it was stamped, first or again
 	Events []Event
 	Status int   // of the answer; 0 while there is none
 	Err    error // why the request was refused with 401; nil if it was well signed
