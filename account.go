@@ -57,7 +57,7 @@ type account struct {
 	share       *share // of the wire, guarded by schedule.mu; nil before its first request
 }
 
-// credentials are what an app's deliveries are signed with. They are compared by address.
+// credentials are what an app's deliveries are signed with. They are compared by address, so equal ones are not replaced.
 type credentials struct {
 	key    string
 	secret Secret

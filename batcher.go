@@ -42,10 +42,10 @@ type endpoint struct {
 	pending     int    // events
 	bytes       int64  // memory of all lanes, in flight included
 	lastSuccess time.Time
-	lanes       []*lane  // by index, nil where nothing is pending; nil while none is
-	telling     []*batch // have ended, and somebody is being told
-	ready       []*lane  // that have something to send and wait for their turn, or for the endpoint
-	trouble     *trouble // nil while everything is accepted
+	lanes       []*lane         // by index, nil where nothing is pending; nil while none is
+	telling     map[*batch]bool // have ended, and somebody is being told
+	ready       []*lane         // that have something to send and wait for their turn, or for the endpoint
+	trouble     *trouble        // nil while everything is accepted
 }
 
 // What endpoints share.
@@ -77,6 +77,7 @@ type lane struct {
 	queue    []*batch    // closed, in order
 	current  *batch      // on the wire: one of the queue, or a part of one
 	timer    *time.Timer // ends the open batch's window or, while a request is on the wire, looks whether it hangs
+	probes   int         // so far, while the endpoint refuses everything
 	hint     int         // room for the next batch, by the size of the last
 	memory   int64       // what the lane itself was charged
 	spares   []*batch    // delivered, to be filled again
@@ -112,16 +113,18 @@ type batch struct {
 
 	arrived   bool // accepted
 	lost      bool // given up: it is the caller's
+	pinned    bool // it was not accepted, and hooks that are told of it can still read it
 	abandoned bool // Close has handed it back meanwhile
 	purged    bool // Purge wants it given up unless it arrives
 }
 
 const (
-	minBuffer  = 512 // a batch's first buffer, where batching is on
-	batchBytes = 176 // what a batch takes beside its body
-	laneBytes  = 512 // what a lane takes, with its timer
-	keepBytes  = batchBytes + laneBytes
-	maxSpares  = 8 // of a lane: a Sender that falls behind for a moment costs no new buffers
+	minBuffer   = 512 // a batch's first buffer, where batching is on
+	batchBytes  = 176 // what a batch takes beside its body
+	laneBytes   = 512 // what a lane takes, with its timer
+	keepBytes   = batchBytes + laneBytes
+	storedBytes = 512 // what a stored delivery takes beside its header
+	maxSpares   = 8   // of a lane: a Sender that falls behind for a moment costs no new buffers
 )
 
 // errRetired is append's answer on an endpoint that has left the table: the caller has to look up the key.
@@ -173,10 +176,12 @@ func (e *endpoint) redeliver(b *batch, lane int) error {
 	if err != nil {
 		return err
 	}
-	if _, err := e.charge(b.memory, b.memory); err != nil {
+	need := b.memory + laneBytes - l.memory
+	if _, err := e.charge(need, need); err != nil {
 		e.drop(l)
 		return err
 	}
+	l.memory = laneBytes
 	l.close()
 	l.queue = append(l.queue, b)
 	e.pending += b.events
@@ -216,19 +221,27 @@ func (e *endpoint) drop(l *lane) {
 	if l.timer != nil {
 		l.timer.Stop()
 	}
-	for _, b := range l.spares {
-		e.release(b.memory)
-	}
-	l.spares = nil
-	e.release(l.memory)
+	l.free()
 	e.lanes[l.index] = nil
 	if e.active--; e.active == 0 {
 		e.lanes, e.ready = nil, nil
+		if len(e.telling) == 0 {
+			e.telling = nil
+		}
 		if e.trouble != nil && e.trouble.over() {
 			e.trouble = nil
 		}
 		e.shared.ended()
 	}
+}
+
+// free releases what a lane holds for itself.
+func (l *lane) free() {
+	for _, b := range l.spares {
+		l.endpoint.release(b.memory)
+	}
+	l.endpoint.release(l.memory)
+	l.spares, l.memory = nil, 0
 }
 
 // charge takes memory out of the endpoint's share and of the app's: as much as there is, up to want. If that is
@@ -412,6 +425,8 @@ func (l *lane) rest() {
 // wait returns how long it takes until the lane has something to send, if it will have anything.
 func (l *lane) wait() (time.Duration, bool) {
 	switch {
+	case len(l.queue) > 0 && l.queue[0].pinned:
+		return time.Hour, true // until finish
 	case len(l.queue) > 0 && int(l.index) == l.endpoint.shared.asideLane():
 		return time.Until(l.queue[0].aside.due), true
 	case len(l.queue) > 0 || l.open != nil && l.endpoint.closed:
@@ -444,6 +459,7 @@ func (l *lane) wake() {
 		gone = l.overdue()
 	}
 	e.mu.Unlock()
+	e.settle(gone)
 	e.report(gone)
 	e.tell()
 	e.shared.retire(e)
@@ -460,6 +476,10 @@ func (l *lane) finish(b *batch, returned bool) (again bool) {
 		defer l.done(b)()
 	case b != nil && !b.lost && !e.closed && b.delivery.by != nil:
 		b.delivery.Header = nil // it can be made again, and may be larger than the body
+	}
+	var gone []loss
+	if b != nil && b.pinned {
+		gone = e.unpin(b)
 	}
 	if l.timer != nil {
 		l.timer.Stop()
@@ -479,10 +499,30 @@ func (l *lane) finish(b *batch, returned bool) (again bool) {
 		again = e.dispatch(l)
 	}
 	e.mu.Unlock()
+	if len(gone) > 0 {
+		e.settle(gone)
+		e.report(gone)
+	}
 	if !again {
 		e.shared.retire(e)
 	}
 	return again
+}
+
+// unpin is for a batch that was not accepted, when nobody reads it any more. It may be in another lane by now, or be
+// purged.
+func (e *endpoint) unpin(b *batch) (gone []loss) {
+	b.pinned = false
+	for _, l := range e.existing() {
+		if b.purged && !b.abandoned && slices.Contains(l.queue, b) {
+			gone = l.lose(b, ErrPurged)
+		}
+		if l.state == filling && len(l.queue) > 0 {
+			l.rest()
+		}
+	}
+	e.tidy()
+	return gone
 }
 
 // done is for a batch that has arrived, when everybody was told. Nobody can read it any more (see Delivery), so its
@@ -515,11 +555,17 @@ func (l *lane) keep(b *batch) {
 	l.spares = append(l.spares, b)
 }
 
+// tells is for a batch that has ended, until everybody knows.
+func (e *endpoint) tells(b *batch) {
+	if e.telling == nil {
+		e.telling = make(map[*batch]bool)
+	}
+	e.telling[b] = true
+}
+
 // told is for a batch that has ended, when everybody knows. It returns the flush that waits for it.
 func (e *endpoint) told(b *batch) *flush {
-	if i := slices.Index(e.telling, b); i >= 0 {
-		e.telling = slices.Delete(e.telling, i, i+1)
-	}
+	delete(e.telling, b)
 	return b.flush
 }
 
@@ -529,19 +575,19 @@ func overwrite(buf []byte) {
 	}
 }
 
-// A flush waits until a number of batches have ended, and until the flush before it is done, which waits for the
-// batches that were pending then.
+// A flush waits until a number of batches have ended.
 type flush struct {
-	left   atomic.Int64 // batches, and one for whoever is still adding them
-	done   chan struct{}
-	before *flush
+	left atomic.Int64 // batches, and one for whoever is still adding them
+	done chan struct{}
 }
 
-func newFlush(before *flush) *flush {
-	f := &flush{done: make(chan struct{}), before: before}
+func newFlush() *flush {
+	f := &flush{done: make(chan struct{})}
 	f.left.Store(1)
 	return f
 }
+
+func (f *flush) over() bool { return f.left.Load() == 0 }
 
 // add has f wait for a batch, unless an earlier flush does already.
 func (f *flush) add(b *batch) {
@@ -562,7 +608,7 @@ func (f *flush) ended() {
 func (e *endpoint) flush(f *flush) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, b := range e.telling {
+	for b := range e.telling {
 		f.add(b)
 	}
 	for _, l := range e.existing() {

@@ -111,8 +111,8 @@ func (c *count) wait() {
 // ends before.
 func (d *Dispatcher) Close(ctx context.Context) error {
 	if d.shut() {
+		defer close(d.done) // also if a hook ends the goroutine
 		d.closeErr = d.drain(ctx)
-		close(d.done)
 		return d.closeErr
 	}
 	select {
@@ -317,14 +317,12 @@ func (d *Dispatcher) handBack(cause error) {
 // abandon takes every pending batch away from the lanes, in order for each endpoint, in flight included. A Send that
 // still runs finds its batch taken and counts for nothing.
 func (d *Dispatcher) abandon() (left []remainder) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, e := range d.endpoints { // whoever has taken a batch before the end of the context has said so by now
-		e.mu.Lock()
-		e.mu.Unlock() //nolint:staticcheck // a barrier
+	all := d.endpointsOf("")
+	for _, e := range all {
+		e.batches() // takes the lock: whoever had taken a batch before the context ended has said so by now
 	}
 	d.settling.wait()
-	for _, e := range d.endpoints {
+	for _, e := range all {
 		for _, b := range e.abandon() {
 			left = append(left, remainder{e, b})
 		}
@@ -345,9 +343,11 @@ func (e *endpoint) abandon() (left []*batch) {
 			b.abandoned = true
 		}
 		for _, b := range l.queue {
+			b.abandoned = b.abandoned || b.pinned
 			left = append(left, e.pieces(b)...)
 		}
 		l.queue = nil
+		l.free()
 		if l.state == ready || l.state == inLine { // nobody gets a place any more
 			l.state = filling
 		}

@@ -25,7 +25,7 @@ type Hooks struct {
 	Attempt func(d *Delivery, a Attempt)
 
 	// Endpoint is called when an endpoint's State has changed: one call at a time for an endpoint, at most one in
-	// RetryWaitMin, and always with the latest.
+	// RetryWaitMin until Close begins, and always with the latest.
 	Endpoint func(s EndpointStatus)
 
 	// Rejected is called by Emit, on its goroutine, with the error that it is about to return. The server may
@@ -88,8 +88,9 @@ func (d *Dispatcher) reject(a *account, appID string, e *Event, err error) {
 	}
 }
 
-// report accounts for losses and tells the hook. No lock is held.
-func (e *endpoint) report(gone []loss) {
+// settle accounts for losses, which then are complete and the caller's. Close waits for it, so no user code runs here,
+// and no lock is held.
+func (e *endpoint) settle(gone []loss) {
 	var s signer
 	for _, l := range gone {
 		if e.stale(l.batch) {
@@ -99,8 +100,18 @@ func (e *endpoint) report(gone []loss) {
 		e.shared.closing.keep(l.batch.delivery, l.err)
 		e.shared.settling.done()
 	}
-	for _, l := range gone {
-		e.reportOne(l)
+}
+
+// report tells of losses that are settled. It goes on with the next where a hook ends the goroutine.
+func (e *endpoint) report(gone []loss) {
+	i := 0
+	defer func() {
+		if i < len(gone) {
+			e.report(gone[i+1:])
+		}
+	}()
+	for ; i < len(gone); i++ {
+		e.reportOne(gone[i])
 	}
 }
 

@@ -332,7 +332,6 @@ type trouble struct {
 	until     time.Time   // it waits
 	timer     *time.Timer // for that moment
 	probe     *lane       // the one that tries while the others wait
-	probes    int         // so far, at an endpoint that refuses everything
 	row       []*batch    // single events set aside since anything was accepted
 	lastTry   bool        // the dispatcher is closing, and the endpoint was failing before
 	lastError string
@@ -389,7 +388,7 @@ func (e *endpoint) nextLane() *lane {
 			return nil
 		}
 		if t.failures > 0 {
-			i = e.oldestReady()
+			i = e.probeReady()
 			t.probe = e.ready[i]
 		}
 	}
@@ -398,17 +397,17 @@ func (e *endpoint) nextLane() *lane {
 	return l
 }
 
-// oldestReady is the index of the ready lane whose first event has waited longest. Events that were set aside go
-// last: they say the least about an endpoint.
-func (e *endpoint) oldestReady() (oldest int) {
+// probeReady is the index of the ready lane that tries for all: the one whose first event has waited longest or, where
+// everything seems to be refused, each in turn. Events that were set aside go last: they say the least about an endpoint.
+func (e *endpoint) probeReady() (probe int) {
 	aside := int32(e.shared.asideLane())
 	for i, l := range e.ready {
-		than := e.ready[oldest]
-		if l.index != aside && (than.index == aside || l.since().Before(than.since())) {
-			oldest = i
+		than := e.ready[probe]
+		if l.index != aside && (than.index == aside || !e.refusing() && l.since().Before(than.since())) {
+			probe = i
 		}
 	}
-	return oldest
+	return probe
 }
 
 // since is when the lane's first event was accepted, or zero.
@@ -504,6 +503,7 @@ func (l *lane) settle(b *batch, a *Attempt, took time.Duration) {
 			}
 		}
 		gone = l.judge(b, a, o)
+		b.pinned = !b.arrived && !b.lost
 	}
 	e.mu.Unlock()
 	s.schedule.leave(&l.place, a.Took)
@@ -511,12 +511,13 @@ func (l *lane) settle(b *batch, a *Attempt, took time.Duration) {
 		s.requests.Add(1)
 		s.delivered.Add(uint64(b.events))
 	}
+	e.settle(gone)
+	defer e.tell() // whatever a hook does to its goroutine
+	defer e.report(gone)
 	s.hookAttempt(b.delivery, *a)
 	if b.arrived {
 		s.hookDelivered(b.delivery, a.Took)
 	}
-	e.report(gone)
-	e.tell()
 }
 
 // judge decides what the result of an attempt means, and returns what is given up for it.
@@ -532,6 +533,9 @@ func (l *lane) judge(b *batch, a *Attempt, o outcome) (gone []loss) {
 	case v == unsent:
 		a.RetryIn = e.backOff(o.asks)
 		e.pause(a.RetryIn)
+		if b.purged {
+			gone = l.lose(b, ErrPurged)
+		}
 	case b.purged:
 		gone = append(l.lose(b, ErrPurged), e.fails(l, e.backOff(o.asks), a.Err)...)
 	case v == final:
@@ -570,11 +574,11 @@ func (l *lane) accept(b *batch) (gone []loss) {
 	if b.parent != nil {
 		b.parent.division.size = 2 * b.events
 		if l.advance(b) {
-			e.telling = append(e.telling, b.parent)
+			e.tells(b.parent)
 		}
 	} else {
 		l.remove(b)
-		e.telling = append(e.telling, b)
+		e.tells(b)
 	}
 	return gone
 }
@@ -582,7 +586,7 @@ func (l *lane) accept(b *batch) (gone []loss) {
 // well ends the endpoint's back-off, if it has one.
 func (e *endpoint) well() {
 	t := e.trouble
-	if t.failures == 0 {
+	if t.failures == 0 && !t.refusing {
 		return
 	}
 	t.failures, t.refusing, t.lastTry, t.until, t.probe, t.lastError = 0, false, false, time.Time{}, nil, ""
@@ -609,7 +613,7 @@ func (e *endpoint) fails(l *lane, wait time.Duration, err error) (gone []loss) {
 	switch {
 	case t.lastTry:
 		gone = e.loseAll(fmt.Errorf("webhook: closing, and the endpoint was failing: %w", err))
-	case t.failures >= 2:
+	case t.failures >= 2 && e.shared.cfg.RetryFor > 0:
 		gone = e.loseOld(err)
 	}
 	return gone
@@ -697,10 +701,10 @@ func (l *lane) lose(b *batch, err error) []loss {
 // loseRest gives up what is left of a batch of which a part is on the wire.
 func (l *lane) loseRest(b *batch, err error) []loss {
 	part := l.current
-	left := b.events - part.events
-	if part == b || left == 0 {
+	if b.pinned || part == b || b.events == part.events {
 		return nil
 	}
+	left := b.events - part.events
 	e := l.endpoint
 	rest := e.cut(b, b.division.at+len(part.buf)-envelopeBytes+1, len(b.buf)-len(bodyEnd), left)
 	rest.inherits(b)
@@ -714,7 +718,7 @@ func (e *endpoint) lost(err error, batches ...*batch) (gone []loss) {
 		e.release(b.memory)
 		e.pending -= b.events
 		b.lost = true
-		e.telling = append(e.telling, b)
+		e.tells(b)
 		e.shared.settling.add()
 		gone = append(gone, loss{b, err})
 	}
@@ -739,10 +743,13 @@ func (e *endpoint) loseAll(err error) []loss {
 // loseIf gives up what a condition holds for. In a lane it holds for the oldest, if for any.
 func (e *endpoint) loseIf(err error, condition func(*batch) bool) (gone []loss) {
 	for _, l := range e.existing() {
+		if l.current != nil && e.closed { // or Close would hand back what is behind it before it
+			continue
+		}
 		n := len(l.queue)
 		if int(l.index) != e.shared.asideLane() {
 			n = 0
-			for n < len(l.queue) && (condition(l.queue[n]) || l.onWire(l.queue[n])) {
+			for n < len(l.queue) && (condition(l.queue[n]) || l.inUse(l.queue[n])) {
 				n++
 			}
 		}
@@ -751,7 +758,7 @@ func (e *endpoint) loseIf(err error, condition func(*batch) bool) (gone []loss) 
 			switch doomed := condition(b); {
 			case !doomed:
 				kept = append(kept, b)
-			case l.onWire(b):
+			case l.inUse(b):
 				kept = append(kept, b)
 				gone = append(gone, l.loseRest(b, err)...)
 			default:
@@ -766,9 +773,9 @@ func (e *endpoint) loseIf(err error, condition func(*batch) bool) (gone []loss) 
 	return gone
 }
 
-// onWire reports whether a batch of the queue, or a part of it, is being sent.
-func (l *lane) onWire(b *batch) bool {
-	return l.current != nil && (l.current == b || l.current.parent == b)
+// inUse reports whether a batch of the queue, or a part of it, is being sent, or a hook can still read it.
+func (l *lane) inUse(b *batch) bool {
+	return b.pinned || l.current != nil && (l.current == b || l.current.parent == b)
 }
 
 // tidy frees the lanes that have lost everything.
@@ -972,7 +979,7 @@ func (l *lane) setAside(b *batch, a *Attempt, o outcome) (gone []loss) {
 	a.RetryIn = wait
 	gone = e.putAside(b, wait, a.Err)
 	if t := e.troubled(); first {
-		if t.row = append(t.row, b); len(t.row) >= refusesAll {
+		if t.row = append(t.row, b); len(t.row) >= refusesAll && l.epoch == e.epoch {
 			gone = append(gone, e.refuseAll(l, a.Err)...)
 			a.RetryIn = time.Until(t.until)
 		}
@@ -1000,7 +1007,7 @@ func (e *endpoint) putAside(b *batch, wait time.Duration, err error) (gone []los
 	l.queue = slices.Insert(l.queue, at, b)
 	if len(l.queue) > maxAside {
 		oldest := slices.MinFunc(l.queue, func(one, other *batch) int { return one.last.Compare(other.last) })
-		if !l.onWire(oldest) {
+		if !l.inUse(oldest) {
 			gone = l.lose(oldest, err)
 		}
 	}
@@ -1016,16 +1023,20 @@ func (e *endpoint) putAside(b *batch, wait time.Duration, err error) (gone []los
 func (e *endpoint) refuseAll(l *lane, err error) []loss {
 	t := e.trouble
 	from := e.lane(e.shared.asideLane())
+	for _, other := range e.existing() {
+		other.probes = 0
+	}
 	for _, b := range slices.Backward(t.row) {
-		if !slices.Contains(from.queue, b) || from.onWire(b) {
+		if !slices.Contains(from.queue, b) || from.inUse(b) {
 			continue
 		}
 		from.remove(b)
 		home := e.lane(b.aside.lane)
 		home.queue = slices.Insert(home.queue, 0, b)
+		home.probes = 1 // with another channel than that of the row, if there is one
 		home.due()
 	}
-	t.row, t.refusing, t.probes = nil, true, 1 // another channel than that of the row, if there is one
+	t.row, t.refusing = nil, true
 	gone := e.fails(l, e.backOff(0), err)
 	e.tidy()
 	return gone
@@ -1044,6 +1055,9 @@ func (l *lane) candidate() *batch {
 	var firsts []spot
 	seen, looked := make(map[string]bool), 0
 	for _, b := range l.queue {
+		if b.pinned {
+			continue
+		}
 		at := headBytes
 		if b.division != nil {
 			at = b.division.at
@@ -1058,9 +1072,8 @@ func (l *lane) candidate() *batch {
 			at = end + 1
 		}
 	}
-	t := l.endpoint.trouble
-	s := firsts[t.probes%len(firsts)]
-	t.probes++
+	s := firsts[l.probes%len(firsts)]
+	l.probes++
 	return l.single(s.batch, s.at, s.event)
 }
 
@@ -1102,7 +1115,7 @@ func (l *lane) passOver(accepted *batch) (gone []loss) {
 		if b == accepted {
 			break
 		}
-		if b.aside != nil {
+		if b.aside != nil && !b.pinned {
 			l.remove(b)
 			gone = append(gone, l.endpoint.putAside(b, time.Second, ErrRefused)...)
 		}

@@ -183,8 +183,9 @@ func outcomeOf(err error, logger *slog.Logger) (o outcome) {
 	return o
 }
 
-// localErrors mean that this process has no descriptor, buffer or port left.
-var localErrors = []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL}
+// localErrors mean that this process has no descriptor or buffer left. EADDRNOTAVAIL is none of them: an address that
+// somebody chose brings it about too.
+var localErrors = []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS}
 
 // run makes one attempt after the other, for as long as something is due and there is a place on the wire. It has
 // one when it starts.

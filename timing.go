@@ -437,6 +437,9 @@ func (l *losses) account() (events int) {
 // report tells of the losses. No lock is held.
 func (l *losses) report() {
 	for _, e := range l.order {
+		e.settle(l.batches[e])
+	}
+	for _, e := range l.order {
 		e.report(l.batches[e])
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,7 +45,7 @@ type Dispatcher struct {
 	mu        sync.Mutex
 	endpoints map[endpointKey]*endpoint
 	appsSet   int // how many accounts were ever made, to spread them over the counters
-	lastFlush *flush
+	flushes   []*flush // that were not over yet
 
 	closed   atomic.Bool   // set under mu: no more events and changes
 	done     chan struct{} // closed when the first Close is done
@@ -223,7 +224,9 @@ func (d *Dispatcher) SetApp(app App) error {
 		return ErrClosed
 	}
 	a := d.accountLocked(app.ID)
-	a.credentials.Store(&credentials{key: app.Key, secret: app.Secret})
+	if now := (credentials{key: app.Key, secret: app.Secret}); a.credentials.Load() == nil || *a.credentials.Load() != now {
+		a.credentials.Store(&now)
+	}
 	endpoints := make([]*endpoint, len(keys))
 	for i := range keys {
 		endpoints[i] = d.endpointLocked(keys[i], headers[i], a)
@@ -413,7 +416,7 @@ func (d *Dispatcher) redeliver(delivery *Delivery, full map[endpointKey]bool) er
 		return fmt.Errorf("%w: for a delivery before it", ErrQueueFull)
 	}
 	now := time.Now()
-	b := &batch{buf: buf, events: events, opened: delivery.CreatedAt, last: now, memory: int64(cap(buf) + batchBytes + headerSize(header))}
+	b := &batch{buf: buf, events: events, opened: delivery.CreatedAt, last: now, memory: int64(cap(buf) + batchBytes + storedBytes + headerSize(header))}
 	b.delivery = &Delivery{ID: delivery.Header.Get(headerID), AppID: delivery.AppID, URL: delivery.URL, Header: header,
 		Body: storedBody(buf), Events: events, CreatedAt: delivery.CreatedAt}
 	event := buf[headBytes:eventEnd(buf, headBytes)]
@@ -437,14 +440,15 @@ func (d *Dispatcher) redeliver(delivery *Delivery, full map[endpointKey]bool) er
 // that ends first; nothing is lost then, delivery goes on.
 func (d *Dispatcher) Flush(ctx context.Context) error {
 	d.mu.Lock()
-	f := newFlush(d.lastFlush)
-	d.lastFlush = f
+	f := newFlush()
+	d.flushes = append(slices.DeleteFunc(d.flushes, (*flush).over), f)
+	all := slices.Clone(d.flushes) // what was pending before may be waited for by an earlier flush
 	for _, e := range d.endpoints {
 		e.flush(f)
 	}
 	d.mu.Unlock()
 	f.ended()
-	for ; f != nil; f = f.before {
+	for _, f := range all {
 		select {
 		case <-f.done:
 		case <-ctx.Done():
@@ -500,6 +504,7 @@ func (d *Dispatcher) Purge(appID string) (events int) {
 		for _, l := range gone {
 			events += l.batch.events
 		}
+		e.settle(gone)
 		e.report(gone)
 		d.retire(e)
 	}
@@ -512,6 +517,9 @@ func (e *endpoint) purge() []loss {
 	for _, l := range e.existing() {
 		if l.current != nil {
 			l.current.purged = true
+		}
+		for _, b := range l.queue {
+			b.purged = true
 		}
 	}
 	return e.loseAll(ErrPurged)
