@@ -228,7 +228,7 @@ func (e *endpoint) drop(l *lane) {
 		if len(e.telling) == 0 {
 			e.telling = nil
 		}
-		if e.trouble != nil && e.trouble.over() {
+		if e.trouble != nil && e.trouble.over(&e.shared.cfg) {
 			e.trouble = nil
 		}
 		e.shared.ended()

@@ -339,7 +339,9 @@ type trouble struct {
 }
 
 // over reports whether there is nothing to remember.
-func (t *trouble) over() bool { return t.failures == 0 && !t.report.pending() }
+func (t *trouble) over(cfg *Config) bool {
+	return t.failures == 0 && !t.report.pending() && time.Since(t.report.at) >= cfg.RetryWaitMin
+}
 
 // troubled returns the endpoint's trouble, a new one if it has none.
 func (e *endpoint) troubled() *trouble {
@@ -612,7 +614,8 @@ func (e *endpoint) fails(l *lane, wait time.Duration, err error) (gone []loss) {
 	}
 	switch {
 	case t.lastTry:
-		gone = e.loseAll(fmt.Errorf("webhook: closing, and the endpoint was failing: %w", err))
+		err = fmt.Errorf("webhook: closing, and the endpoint was failing: %w", err)
+		gone = e.loseIf(err, func(l *lane, _ *batch) bool { return l.current == nil }) // the rest follows what is on the wire
 	case t.failures >= 2 && e.shared.cfg.RetryFor > 0:
 		gone = e.loseOld(err)
 	}
@@ -729,33 +732,30 @@ func (e *endpoint) lost(err error, batches ...*batch) (gone []loss) {
 func (e *endpoint) loseOld(last error) []loss {
 	now, most := time.Now(), e.shared.cfg.RetryFor
 	err := fmt.Errorf("webhook: gave up after %v: %w", most, last)
-	return e.loseIf(err, func(b *batch) bool { return now.Sub(b.last) > most })
+	return e.loseIf(err, func(_ *lane, b *batch) bool { return now.Sub(b.last) > most })
 }
 
-// loseAll gives up everything but what is on the wire.
+// loseAll gives up everything but what is in use.
 func (e *endpoint) loseAll(err error) []loss {
 	for _, l := range e.existing() {
 		l.close()
 	}
-	return e.loseIf(err, func(*batch) bool { return true })
+	return e.loseIf(err, func(*lane, *batch) bool { return true })
 }
 
 // loseIf gives up what a condition holds for. In a lane it holds for the oldest, if for any.
-func (e *endpoint) loseIf(err error, condition func(*batch) bool) (gone []loss) {
+func (e *endpoint) loseIf(err error, condition func(*lane, *batch) bool) (gone []loss) {
 	for _, l := range e.existing() {
-		if l.current != nil && e.closed { // or Close would hand back what is behind it before it
-			continue
-		}
 		n := len(l.queue)
 		if int(l.index) != e.shared.asideLane() {
 			n = 0
-			for n < len(l.queue) && (condition(l.queue[n]) || l.inUse(l.queue[n])) {
+			for n < len(l.queue) && (condition(l, l.queue[n]) || l.inUse(l.queue[n])) {
 				n++
 			}
 		}
 		var kept []*batch
 		for _, b := range l.queue[:n] {
-			switch doomed := condition(b); {
+			switch doomed := condition(l, b); {
 			case !doomed:
 				kept = append(kept, b)
 			case l.inUse(b):
