@@ -44,7 +44,7 @@ type Dispatcher struct {
 	// before endpoint.mu, never after, and never held while anything waits.
 	mu        sync.Mutex
 	endpoints map[endpointKey]*endpoint
-	appsSet   int // how many accounts were ever made, to spread them over the counters
+	appsSet   int      // how many accounts were ever made, to spread them over the counters
 	flushes   []*flush // that were not over yet
 
 	closed   atomic.Bool   // set under mu: no more events and changes

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -27,6 +26,8 @@ var measurements = map[string]func(input []byte) (any, error){
 	"growth":  task(measureGrowth),
 	"setapp":  task(measureSetApp),
 	"latency": task(measureLatency),
+	"failing": task(measureFailing),
+	"waiting": task(measureWaiting),
 }
 
 func task[In, Out any](measure func(In) (Out, error)) func([]byte) (any, error) {
@@ -114,30 +115,4 @@ func withoutProxies(env []string) []string {
 		}
 	}
 	return append(kept, "NO_PROXY=*")
-}
-
-// cpuTime is what this process has used of the cores, in user and in kernel mode.
-func cpuTime() (time.Duration, error) {
-	var usage syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
-		return 0, err
-	}
-	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano()), nil
-}
-
-// peakMemory is the most that this process has had resident, in bytes. The kernel's status file is asked
-// first, for getrusage's figure may be the parent's, inherited when the process was started.
-func peakMemory() (int64, error) {
-	status, err := os.ReadFile("/proc/self/status")
-	for line := range strings.Lines(string(status)) {
-		var kib int64
-		if n, _ := fmt.Sscanf(line, "VmHWM: %d kB", &kib); err == nil && n == 1 {
-			return kib << 10, nil
-		}
-	}
-	var usage syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
-		return 0, err
-	}
-	return usage.Maxrss << 10, nil
 }

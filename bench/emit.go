@@ -1,78 +1,42 @@
 package main
 
 import (
-	"context"
-	"fmt"
-	"io"
+	"errors"
 	"runtime"
 	"sync"
 	"time"
 )
 
-// An emitCase is one row group of the Emit table.
-type emitCase struct {
-	Name    string
-	Filter  string // prefix that channels must have; "" lets all through
-	Type    string // event type that is asked for; "" is the one that is emitted
-	Copies  int    // endpoints that want every event
-	Workers int    // goroutines that emit
-	Shared  bool   // by all workers to one app; otherwise each has an app of its own
-}
-
-func emitCases() []emitCase {
-	cores := runtime.GOMAXPROCS(0)
-	return []emitCase{
-		{Name: "wanted", Copies: 1, Workers: 1},
-		{Name: "filtered out", Copies: 1, Workers: 1, Filter: "private-"},
-		{Name: "nobody wants the type", Copies: 1, Workers: 1, Type: "channel_vacated"},
-		{Name: "10 endpoints want it", Copies: 10, Workers: 1},
-		{Name: fmt.Sprintf("%d cores, one endpoint", cores), Copies: 1, Workers: cores, Shared: true},
-		{Name: fmt.Sprintf("%d cores, an app each", cores), Copies: 1, Workers: cores},
-	}
-}
-
-// apps is the number of apps that a case emits to.
-func (c *emitCase) apps() int {
-	if c.Shared {
-		return 1
-	}
-	return c.Workers
-}
-
-// app is the one that a worker emits to.
-func (c *emitCase) app(worker int) int {
-	if c.Shared {
-		return 0
-	}
-	return worker
-}
-
 // An emitter takes events from a number of workers.
 type emitter struct {
 	emit   func(worker, i int) error
-	settle func() error          // makes room for the next chunk, outside the clock; may be nil
+	settle func() error          // waits until there is room for the next chunk, outside the clock; may be nil
+	renew  func() error          // makes the emitter anew for the next chunk, which costs it nothing; may be nil
 	lost   func(emitted int) int // asked at the end: events that were taken and are gone; may be nil
+	prompt bool                  // emit never waits, so its CPU time says as much, and nobody else disturbs that
 }
 
 // emitContender is one column of the comparison.
 type emitContender struct {
 	name   string
-	events int // a round, in chunks
+	events int // a round
 	open   func(emitCase) (emitter, error)
-	runs   func(emitCase) bool
 }
 
-func always(emitCase) bool { return true }
-
-// chunk is the number of events that are emitted between two settlings. Queues are made to hold one.
-const chunk = 50_000
+const (
+	emitWebhook   = "webhook"
+	emitFloor     = "floor: lock + append"
+	emitOTel      = "OpenTelemetry log batcher"
+	emitLiveKit   = "LiveKit URLNotifier"
+	emitSegmentio = "segmentio analytics-go"
+)
 
 var emitContenders = []emitContender{
-	{"webhook", 120 * chunk, openWebhook, always},
-	{"floor: lock + append", 120 * chunk, openFloor, func(c emitCase) bool { return c.Filter == "" && c.Type == "" }},
-	{"OpenTelemetry log batcher", 20 * chunk, openOTel, func(c emitCase) bool { return c.Filter == "" && c.Type == "" }},
-	{"LiveKit URLNotifier", 4 * chunk, openLiveKit, func(c emitCase) bool { return c.Filter == "" }},
-	{"segmentio analytics-go", 4 * chunk, openSegmentio, func(c emitCase) bool { return c.Filter == "" && c.Type == "" }},
+	{emitWebhook, 6_000_000, openWebhook},
+	{emitFloor, 6_000_000, openFloor},
+	{emitOTel, 1_000_000, openOTel},
+	{emitLiveKit, 200_000, openLiveKit},
+	{emitSegmentio, 200_000, openSegmentio},
 }
 
 type emitSpec struct {
@@ -81,9 +45,12 @@ type emitSpec struct {
 	Events    int
 }
 
+// An emitResult tells of one event: its caller's time, and what was allocated on its way.
 type emitResult struct {
-	NS, Bytes, Allocs float64 // an event
-	Lost              int
+	NS            float64
+	CPUNS         float64 // of the caller's thread; 0 where it was not measured
+	Bytes, Allocs float64
+	Lost          int
 }
 
 // serverHeap is what lives beside the contender, as in a server with some thousand connections. In a process
@@ -93,167 +60,122 @@ const serverHeap = 64 << 20
 
 // measureEmit is the child's part.
 func measureEmit(spec emitSpec) (emitResult, error) {
-	heap := make([]byte, serverHeap)
-	defer runtime.KeepAlive(heap)
+	if !spec.Case.Small {
+		heap := make([]byte, serverHeap)
+		defer runtime.KeepAlive(heap)
+	}
 	e, err := emitContenders[spec.Contender].open(spec.Case)
 	if err != nil {
 		return emitResult{}, err
 	}
-	var took time.Duration
-	var mallocs, bytes uint64
-	perWorker := max(1, min(chunk, spec.Events)/spec.Case.Workers)
-	all, emitted := 0, 0
-	for warm := true; warm || emitted < spec.Events; warm = false {
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		chunkTook, err := emitChunk(&e, spec.Case.Workers, perWorker)
+	perWorker := spec.Case.perWorker(spec.Events)
+	perChunk := perWorker * spec.Case.Workers
+	if _, err := e.chunk(spec.Case.Workers, perWorker); err != nil { // fills caches, pools and the heap
+		return emitResult{}, err
+	}
+	var sum emitResult
+	emitted := 0
+	for ; emitted < spec.Events; emitted += perChunk {
+		one, err := e.chunk(spec.Case.Workers, perWorker)
 		if err != nil {
 			return emitResult{}, err
 		}
-		runtime.ReadMemStats(&after)
-		if e.settle != nil {
-			if err := e.settle(); err != nil {
-				return emitResult{}, err
-			}
-		}
-		all += perWorker * spec.Case.Workers
-		if !warm { // the first chunk fills caches, pools and the heap
-			took += chunkTook
-			mallocs += after.Mallocs - before.Mallocs
-			bytes += after.TotalAlloc - before.TotalAlloc
-			emitted += perWorker * spec.Case.Workers
-		}
+		sum.add(one)
 	}
-	n := float64(emitted)
-	result := emitResult{NS: float64(took) / n, Bytes: float64(bytes) / n, Allocs: float64(mallocs) / n}
+	result := sum.each(emitted)
+	if e.prompt && spec.Case.Workers == 1 {
+		if result.CPUNS, err = e.cpu(perChunk, spec.Events/4); err != nil {
+			return emitResult{}, err
+		}
+		emitted += max(1, spec.Events/4/perChunk) * perChunk
+	}
 	if e.lost != nil {
-		result.Lost = e.lost(all)
+		result.Lost = e.lost(emitted + perChunk)
 	}
 	return result, nil
 }
 
-// emitChunk has every worker emit n events and returns how long the slowest took.
-func emitChunk(e *emitter, workers, n int) (time.Duration, error) {
+func (r *emitResult) add(one emitResult) {
+	r.NS += one.NS
+	r.Bytes += one.Bytes
+	r.Allocs += one.Allocs
+}
+
+// each is r of one of n events.
+func (r *emitResult) each(n int) emitResult {
+	return emitResult{NS: r.NS / float64(n), Bytes: r.Bytes / float64(n), Allocs: r.Allocs / float64(n)}
+}
+
+// chunk has every worker emit n events. Time is the slowest worker's. What the events leave behind until they are
+// sent counts too: it is garbage of the same process.
+func (e *emitter) chunk(workers, n int) (emitResult, error) {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	took, err := e.emitAll(workers, n)
+	if err == nil && e.settle != nil {
+		err = e.settle()
+	}
+	runtime.ReadMemStats(&after)
+	if err == nil && e.renew != nil {
+		err = e.renew()
+	}
+	return emitResult{
+		NS:     float64(took),
+		Bytes:  float64(after.TotalAlloc - before.TotalAlloc),
+		Allocs: float64(after.Mallocs - before.Mallocs),
+	}, err
+}
+
+func (e *emitter) emitAll(workers, n int) (time.Duration, error) {
 	if workers == 1 {
 		started := time.Now()
-		for i := range n {
-			if err := e.emit(0, i); err != nil {
-				return 0, err
-			}
-		}
-		return time.Since(started), nil
+		err := e.emitSome(0, n)
+		return time.Since(started), err
 	}
 	errs := make([]error, workers)
 	var done sync.WaitGroup
 	started := time.Now()
 	for worker := range workers {
-		done.Go(func() {
-			for i := range n {
-				if err := e.emit(worker, i); err != nil {
-					errs[worker] = err
-					return
-				}
-			}
-		})
+		done.Go(func() { errs[worker] = e.emitSome(worker, n) })
 	}
 	done.Wait()
-	took := time.Since(started)
-	for _, err := range errs {
+	return time.Since(started), errors.Join(errs...)
+}
+
+// cpu returns the CPU time of an event, in chunks of so many. It is measured apart: the goroutine has to stay on its
+// thread, which makes it slow to wait for a lock.
+func (e *emitter) cpu(perChunk, events int) (float64, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var used time.Duration
+	chunks := max(1, events/perChunk)
+	for range chunks {
+		before, err := threadTime()
 		if err != nil {
 			return 0, err
 		}
-	}
-	return took, nil
-}
-
-// emitFigures are the rounds of one contender in one case.
-type emitFigures struct {
-	ns, bytes, allocs series
-	lost              int
-}
-
-type emitTable struct {
-	cases   []emitCase
-	figures map[[2]int]*emitFigures // by case and contender
-}
-
-// compareEmit is the parent's part.
-func compareEmit(ctx context.Context, o options) (*emitTable, error) {
-	t := &emitTable{cases: emitCases(), figures: make(map[[2]int]*emitFigures)}
-	for round := range o.rounds {
-		for c := range t.cases {
-			for k := range emitContenders {
-				contender := &emitContenders[k]
-				if !contender.runs(t.cases[c]) {
-					continue
-				}
-				o.progress("emit, round %d: %s, %s", round+1, t.cases[c].Name, contender.name)
-				spec := emitSpec{Contender: k, Case: t.cases[c], Events: contender.events}
-				if o.quick {
-					spec.Events = 2000
-				}
-				result, err := measure[emitResult](ctx, "emit", spec)
-				if err != nil {
-					return nil, err
-				}
-				t.add(c, k, result)
+		if err := e.emitSome(0, perChunk); err != nil {
+			return 0, err
+		}
+		after, err := threadTime()
+		if err != nil {
+			return 0, err
+		}
+		used += after - before
+		if e.settle != nil {
+			if err := e.settle(); err != nil {
+				return 0, err
 			}
 		}
 	}
-	return t, nil
+	return float64(used) / float64(chunks*perChunk), nil
 }
 
-func (t *emitTable) add(c, contender int, r emitResult) {
-	key := [2]int{c, contender}
-	f := t.figures[key]
-	if f == nil {
-		f = &emitFigures{}
-		t.figures[key] = f
-	}
-	f.ns = append(f.ns, r.NS)
-	f.bytes = append(f.bytes, r.Bytes)
-	f.allocs = append(f.allocs, r.Allocs)
-	f.lost += r.Lost
-}
-
-func (t *emitTable) print(w io.Writer) error {
-	out := table{
-		title: "Emit",
-		note: "One event, from the caller's side, in a process with 64 MiB of live heap. Several cores: wall time by all " +
-			"events, so half is twice as fast.",
-		header: []string{"case", "contender", "ns/op", "B/op", "allocs/op", "its time to webhook's", "lost"},
-		names:  2,
-	}
-	for c := range t.cases {
-		for k := range emitContenders {
-			f := t.figures[[2]int{c, k}]
-			if f == nil {
-				continue
-			}
-			against := "1"
-			if k != 0 {
-				against = f.ns.over(t.figures[[2]int{c, 0}].ns).cell(times)
-			}
-			out.add(t.cases[c].Name, emitContenders[k].name, f.ns.cell(number),
-				number(f.bytes.median()), number(f.allocs.median()), against, count(float64(f.lost)))
+func (e *emitter) emitSome(worker, n int) error {
+	for i := range n {
+		if err := e.emit(worker, i); err != nil {
+			return err
 		}
 	}
-	if err := out.print(w); err != nil {
-		return err
-	}
-	return printRatios(w, "Emit, ratios of time", t.ratios())
-}
-
-func (t *emitTable) ratios() []ratio {
-	const ours, floor, otel = 0, 1, 2
-	ns := func(c, contender int) series { return t.figures[[2]int{c, contender}].ns }
-	last := len(t.cases) - 1
-	return []ratio{
-		{"wanted, to the floor", ns(0, ours).over(ns(0, floor)), "≤ 3"},
-		{"wanted, to OpenTelemetry's", ns(0, ours).over(ns(0, otel)), "≤ 0.5"},
-		{"filtered out, to the floor", ns(1, ours).over(ns(0, floor)), "≤ 1.2"},
-		{"nobody wants the type, to the floor", ns(2, ours).over(ns(0, floor)), "≤ 1.2"},
-		{fmt.Sprintf("events/s of %d cores with an app each, to one core", t.cases[last].Workers),
-			ns(0, ours).over(ns(last, ours)), "≥ 1.7 on 2"},
-	}
+	return nil
 }

@@ -4,18 +4,25 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/pusherhooks/webhook"
+	"github.com/pusherhooks/webhook/webhookprom"
 )
 
 // openWebhook opens this library with a Sender that does nothing. It routes, encodes, batches and signs.
 func openWebhook(c emitCase) (emitter, error) {
-	d, err := webhook.New(webhook.Config{
+	cfg := webhook.Config{
 		Apps:                   emitApps(c),
-		MaxQueuedBytes:         4 << 30, // never refuses
+		BatchWindow:            time.Hour, // batches are full, or flushed, however slow the machine is
+		MaxQueuedBytes:         4 << 30,   // never refuses
 		MaxEndpointQueuedBytes: 4 << 30,
 		Sender:                 webhook.SenderFunc(func(context.Context, *webhook.Delivery) error { return nil }),
-	})
+	}
+	if c.Metrics {
+		cfg.Hooks = webhookprom.New(webhookprom.Config{}).Hooks()
+	}
+	d, err := webhook.New(cfg)
 	if err != nil {
 		return emitter{}, err
 	}
@@ -24,16 +31,43 @@ func openWebhook(c emitCase) (emitter, error) {
 		ids[worker] = appID(c.app(worker))
 	}
 	events := newSource()
-	return emitter{
+	e := emitter{
 		emit: func(worker, i int) error {
 			return d.Emit(ids[worker], webhook.MemberAdded(events.event(i)))
 		},
 		settle: func() error { return d.Flush(context.Background()) },
-		lost: func(int) int {
-			s := d.Stats()
-			return int(s.Queued - s.Delivered + s.Rejected)
-		},
+		lost:   func(int) int { return unsent(d) },
+		prompt: true,
+	}
+	if c.Burst == 0 {
+		e.settle, err = keepBusy(d, &c, &e)
+	}
+	return e, err
+}
+
+// keepBusy puts half a batch into every endpoint. As chunks are whole batches it stays that much for ever, so that the
+// next chunk finds an endpoint at work, and not one that has gone to rest and starts anew. It returns a function that
+// waits until no more is left.
+func keepBusy(d *webhook.Dispatcher, c *emitCase, e *emitter) (settle func() error, err error) {
+	const half = 500
+	for worker := range c.apps() {
+		if err := e.emitSome(worker, half); err != nil {
+			return nil, err
+		}
+	}
+	return func() error {
+		waitForRoom(d, uint64(half*c.apps()*c.Copies))
+		return nil
 	}, nil
+}
+
+// unsent counts the events that did not arrive, once all were sent.
+func unsent(d *webhook.Dispatcher) int {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	_ = d.Flush(ctx) // what is left is counted
+	s := d.Stats()
+	return int(s.Queued - s.Delivered + s.Rejected)
 }
 
 func appID(app int) string { return fmt.Sprintf("app-%d", app) }
@@ -79,7 +113,7 @@ func openFloor(c emitCase) (emitter, error) {
 		floors[a] = make([]floor, c.Copies)
 	}
 	events := newSource()
-	return emitter{emit: func(worker, i int) error {
+	return emitter{prompt: true, emit: func(worker, i int) error {
 		channel, user := events.event(i)
 		copies := floors[c.app(worker)]
 		for j := range copies {

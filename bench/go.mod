@@ -2,14 +2,19 @@ module github.com/pusherhooks/webhook/bench
 
 go 1.26.0
 
-replace github.com/pusherhooks/webhook => ../
+replace (
+	github.com/pusherhooks/webhook => ../
+	github.com/pusherhooks/webhook/webhookprom => ../webhookprom
+)
 
 require (
 	github.com/livekit/protocol v1.54.0
-	github.com/pusherhooks/webhook v0.0.0-00010101000000-000000000000
+	github.com/pusherhooks/webhook v0.0.0
+	github.com/pusherhooks/webhook/webhookprom v0.0.0-00010101000000-000000000000
 	go.opentelemetry.io/otel v1.47.0
 	go.opentelemetry.io/otel/log v1.47.0
 	go.opentelemetry.io/otel/sdk/log v1.47.0
+	golang.org/x/sys v0.49.0
 	gonum.org/v1/plot v0.17.0
 	gopkg.in/segmentio/analytics-go.v3 v3.1.0
 )
@@ -88,7 +93,6 @@ require (
 	golang.org/x/image v0.30.0 // indirect
 	golang.org/x/net v0.61.0 // indirect
 	golang.org/x/sync v0.24.0 // indirect
-	golang.org/x/sys v0.49.0 // indirect
 	golang.org/x/text v0.43.0 // indirect
 	golang.org/x/time v0.15.0 // indirect
 	google.golang.org/genproto/googleapis/api v0.0.0-20260803160001-6ac0973c030d // indirect

@@ -45,15 +45,6 @@ func growthApps(n int, url string) []webhook.App {
 	return apps
 }
 
-// held is the memory in use after a collection, stacks included.
-func held() float64 {
-	runtime.GC()
-	runtime.GC() // the first empties the pools, the second frees what they held
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return float64(m.HeapAlloc + m.StackInuse)
-}
-
 // newGrowth returns a dispatcher whose windows do not end by themselves: batches are full, or flushed.
 func newGrowth(url string) (*webhook.Dispatcher, error) {
 	cfg := webhook.Config{
@@ -269,8 +260,8 @@ func (t *growthTable) ratios() []ratio {
 		if f.endpoints == 10_000 {
 			aim = "≤ 1.5"
 		}
-		ratios = append(ratios, ratio{what, f.cpu.over(one.cpu), aim})
+		ratios = append(ratios, ratio{what: what, values: f.cpu.over(one.cpu), aim: aim})
 	}
-	return append(ratios, ratio{"Emit's p99 beside dead endpoints, to alone",
-		t.latency.dead.p99.over(t.latency.alone.p99), "≤ 2"})
+	return append(ratios, ratio{what: "Emit's p99 beside dead endpoints, to alone",
+		values: t.latency.dead.p99.over(t.latency.alone.p99), aim: "≤ 2"})
 }

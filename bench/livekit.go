@@ -50,8 +50,8 @@ func openLiveKit(c emitCase) (emitter, error) {
 			}
 			return nil
 		},
-		settle: open,
-		lost:   func(int) int { return int(dropped.Load()) },
+		renew: open,
+		lost:  func(int) int { return int(dropped.Load()) },
 	}, nil
 }
 

@@ -2,7 +2,7 @@
 // Everything runs on this machine and speaks over the loopback interface only; the one thing that is fetched
 // is soketi's package, with npm, once.
 //
-//	go run .                       # everything: some minutes
+//	go run .                       # everything: twenty minutes
 //	go run . -only e2e -svg a.svg  # one part, and the chart of it
 //	go run . -quick                # small counts, one round: does it still work?
 //
@@ -65,7 +65,7 @@ func parse(args []string) (options, error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.IntVar(&o.rounds, "rounds", 5, "how often everything is measured, in turns")
 	flags.BoolVar(&o.quick, "quick", false, "small counts and one round: to see that it works, the figures mean nothing")
-	flags.StringVar(&o.only, "only", "", "one part: emit, e2e or growth")
+	flags.StringVar(&o.only, "only", "", "one part: emit, e2e, growth or trouble")
 	flags.StringVar(&o.svg, "svg", "", "write a chart of the end-to-end table to this `file`")
 	if err := flags.Parse(args); err != nil {
 		return o, err
@@ -78,12 +78,37 @@ func parse(args []string) (options, error) {
 		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	case o.rounds < 1:
 		return o, errors.New("-rounds: must be at least 1")
-	case o.only != "" && o.only != "emit" && o.only != "e2e" && o.only != "growth":
-		return o, fmt.Errorf("-only: must be emit, e2e or growth, got %q", o.only)
-	case o.svg != "" && !o.wants("e2e"):
+	case o.only != "" && !isPart(o.only):
+		return o, fmt.Errorf("-only: must be emit, e2e, growth or trouble, got %q", o.only)
+	case o.svg != "" && !o.wants(endToEndPart):
 		return o, errors.New("-svg: the chart is of the end-to-end table, which -only leaves out")
 	}
 	return o, nil
+}
+
+// A printer is what a part has found.
+type printer interface{ print(w io.Writer) error }
+
+// parts are measured in this order.
+var parts = []struct {
+	name    string
+	compare func(ctx context.Context, o options) (printer, error)
+}{
+	{"emit", func(ctx context.Context, o options) (printer, error) { return compareEmit(ctx, o) }},
+	{endToEndPart, func(ctx context.Context, o options) (printer, error) { return compareEndToEnd(ctx, o) }},
+	{"growth", func(ctx context.Context, o options) (printer, error) { return compareGrowth(ctx, o) }},
+	{"trouble", func(ctx context.Context, o options) (printer, error) { return compareTrouble(ctx, o) }},
+}
+
+const endToEndPart = "e2e"
+
+func isPart(name string) bool {
+	for _, p := range parts {
+		if p.name == name {
+			return true
+		}
+	}
+	return false
 }
 
 // compare makes the measurements and prints each part when it is done.
@@ -93,35 +118,22 @@ func compare(ctx context.Context, o options, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if o.wants("emit") {
-		t, err := compareEmit(ctx, o)
+	for _, p := range parts {
+		if !o.wants(p.name) {
+			continue
+		}
+		found, err := p.compare(ctx, o)
 		if err != nil {
 			return err
 		}
-		if err := t.print(w); err != nil {
+		if err := found.print(w); err != nil {
 			return err
 		}
-	}
-	if o.wants("e2e") {
-		t, err := compareEndToEnd(ctx, o)
-		if err != nil {
-			return err
-		}
-		if err := t.print(w); err != nil {
-			return err
-		}
-		if o.svg != "" {
-			if err := t.writeChart(o.svg); err != nil {
+		if table, ok := found.(*endToEndTable); ok && o.svg != "" {
+			if err := table.writeChart(o.svg); err != nil {
 				return err
 			}
 		}
-	}
-	if o.wants("growth") {
-		t, err := compareGrowth(ctx, o)
-		if err != nil {
-			return err
-		}
-		return t.print(w)
 	}
 	return nil
 }

@@ -60,7 +60,6 @@ func (f *setAppFigures) table() *table {
 		title:  "Growth: SetApp, one at a time",
 		header: []string{"apps", "all, ms", "first tenth, µs each", "last tenth, µs each"},
 	}
-	milliseconds := func(ns float64) string { return number(ns / 1e6) }
 	t.add(fmt.Sprint(count(float64(f.apps))), f.total.cell(milliseconds), f.first.cell(microseconds), f.last.cell(microseconds))
 	return t
 }

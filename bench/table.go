@@ -44,11 +44,12 @@ func (s series) over(other series) series {
 	return ratios
 }
 
-// A ratio compares two series, for the table of ratios.
+// A ratio compares two series, for the table of ratios. What has an aim and no peer is there too, with its unit.
 type ratio struct {
 	what   string
 	values series
-	aim    string // what the project wants it to be, as text
+	aim    string               // what the project wants it to be, as text
+	unit   func(float64) string // nil: times
 }
 
 // number prints three significant digits, with spaces between thousands.
@@ -85,6 +86,14 @@ func thousands(v float64) string {
 
 func times(v float64) string { return number(v) + "×" }
 
+func inBytes(v float64) string { return number(v) + " B" }
+
+func percent(v float64) string { return number(v) + " %" }
+
+func microseconds(ns float64) string { return number(ns / 1e3) }
+
+func milliseconds(ns float64) string { return number(ns / 1e6) }
+
 func mebibytes(v float64) string { return number(v/(1<<20)) + " MiB" }
 
 // A table is printed as Markdown, its figures to the right.
@@ -117,7 +126,11 @@ func (t *table) print(w io.Writer) error {
 func printRatios(w io.Writer, title string, ratios []ratio) error {
 	t := table{title: title, header: []string{"ratio", "measured", "aim"}}
 	for _, r := range ratios {
-		t.add(r.what, r.values.cell(times), r.aim)
+		unit := r.unit
+		if unit == nil {
+			unit = times
+		}
+		t.add(r.what, r.values.cell(unit), r.aim)
 	}
 	return t.print(w)
 }
