@@ -141,7 +141,7 @@ func (c HTTPConfig) withDefaults() HTTPConfig {
 func (c *HTTPConfig) validate() error {
 	var errs []error
 	if c.Timeout < 0 {
-		errs = append(errs, errors.New("Timeout: must be positive, or 0 for the default"))
+		errs = append(errs, fmt.Errorf("%s: must be positive, or 0 for the default", "Timeout"))
 	}
 	if !validHeaderValue(c.UserAgent) {
 		errs = append(errs, errors.New("UserAgent: has a character that an HTTP header cannot carry"))

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -112,8 +113,8 @@ func TestRestartBeside2000HangingEndpoints(t *testing.T) {
 		time.Sleep(30 * time.Second)
 		for kind, n := range map[string]int{"good": 50, "slow": 20} {
 			for i := range n {
-				at, delivered := town.first[fmt.Sprint(kind, i)]
-				require.True(t, delivered)
+				at := town.firstOf(fmt.Sprint(kind, i))
+				require.Positive(t, at, "delivered")
 				require.Less(t, at, 12*time.Second, "%s%d", kind, i)
 			}
 		}
@@ -211,4 +212,47 @@ func dripping(r *http.Request) *http.Response {
 	resp := answer(200)
 	resp.Body, resp.ContentLength = drip{r.Context()}, 1000
 	return resp
+}
+
+// A request that has been on the wire for half a second leaves its place among the young, and who waits for that gets
+// it without anything else happening.
+func TestYoungPlacesTurnOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		town := newTown(t, webhook.Config{MaxConcurrent: 8, MaxBatchEvents: 1}) // one of them for the young
+		for i := range 3 {
+			id := fmt.Sprint("bad", i)
+			require.NoError(t, town.d.SetApp(testApp(id, "http://"+id+"/")))
+			emit(t, town.d, id, webhook.ChannelOccupied("room"))
+		}
+		town.net.set("good0", quick)
+		require.NoError(t, town.d.SetApp(testApp("good0", "http://good0/")))
+		emit(t, town.d, "good0", webhook.ChannelOccupied("room"))
+		time.Sleep(5 * time.Second)
+		require.Equal(t, 3*500*time.Millisecond+5*time.Millisecond, town.firstOf("good0"), "behind three, each its half second")
+		town.close()
+	})
+}
+
+// Slow endpoints take six eighths of the places at the most, and take turns there.
+func TestSlowEndpointsLeaveAQuarter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		town := newTown(t, webhook.Config{MaxConcurrent: 16, MaxBatchEvents: 1})
+		var now, most atomic.Int64
+		var measure atomic.Bool
+		town.settle("slow", 40, func(int, []byte) (int, time.Duration) {
+			if now.Add(1); measure.Load() {
+				most.Store(max(most.Load(), now.Load()))
+			}
+			time.AfterFunc(899*time.Millisecond, func() { now.Add(-1) })
+			return 200, 900 * time.Millisecond
+		}, time.Second)
+		time.Sleep(time.Minute) // by now all are known to be slow
+		measure.Store(true)
+		time.Sleep(time.Minute)
+		require.EqualValues(t, 12, most.Load())
+		for i := range 40 {
+			require.Greater(t, town.net.count(fmt.Sprint("slow", i)), 120*13/40/2, "slow%d", i)
+		}
+		town.close()
+	})
 }

@@ -166,6 +166,13 @@ func (town *town) emitEvery(id string, every, after time.Duration) {
 	})
 }
 
+// firstOf is when an app got its first delivery, 0 if it has got none.
+func (town *town) firstOf(appID string) time.Duration {
+	town.mu.Lock()
+	defer town.mu.Unlock()
+	return town.first[appID]
+}
+
 // forget starts the measurement anew.
 func (town *town) forget() {
 	town.mu.Lock()
