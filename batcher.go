@@ -83,6 +83,7 @@ type lane struct {
 	spares   []*batch    // delivered, to be filled again
 	place    place       // on the wire; guarded by schedule.mu
 
+	signer signer
 	base   context.Context // with noted; made at the first request
 	ctx    context.Context // of the request on the wire
 	cancel context.CancelFunc
@@ -154,18 +155,17 @@ func (s *shared) asideLane() int { return s.cfg.MaxInFlight + 1 }
 // limits.
 func (e *endpoint) append(event []byte, lane int, force bool) error {
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	l, err := e.enter(lane)
-	if err != nil {
-		return err
+	if err == nil {
+		if err = l.append(event, force); err != nil {
+			e.drop(l)
+		} else {
+			e.pending++
+			e.account.count.queued.Add(1) // under the lock: an event is never delivered before it is queued
+		}
 	}
-	if err := l.append(event, force); err != nil {
-		e.drop(l)
-		return err
-	}
-	e.pending++
-	e.account.count.queued.Add(1) // before the lock is released: an event is never delivered before it is queued
-	return nil
+	e.mu.Unlock()
+	return err
 }
 
 // redeliver queues a stored batch behind everything that waits on a lane. It takes no more memory than b.memory.
@@ -485,7 +485,7 @@ func (l *lane) finish(b *batch, returned bool) (again bool) {
 		l.timer.Stop()
 	}
 	if t := e.trouble; t != nil {
-		l.timer = nil // it may wait for long
+		l.timer, l.signer = nil, signer{} // it may wait for long
 		if t.probe == l {
 			t.probe = nil
 		}

@@ -91,6 +91,9 @@ func (d *Dispatcher) reject(a *account, appID string, e *Event, err error) {
 // settle accounts for losses, which then are complete and the caller's. Close waits for it, so no user code runs here,
 // and no lock is held.
 func (e *endpoint) settle(gone []loss) {
+	if len(gone) == 0 {
+		return
+	}
 	var s signer
 	for _, l := range gone {
 		if e.stale(l.batch) {

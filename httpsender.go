@@ -13,6 +13,7 @@ import (
 	"net/http/httptrace"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -169,6 +170,10 @@ const (
 	maxDrainBytes   = 64 << 10 // read of an answer so that its connection can be used again
 	maxDrainTime    = 250 * time.Millisecond
 	maxErrorBytes   = 512 // kept of it in StatusError
+
+	// maxCopied is how large a body is copied for the transport at the most: net/http writes the header of a request by
+	// itself, with a system call more, unless its body is a reader of bytes in memory.
+	maxCopied = 3 << 10
 )
 
 // NewTransport returns the transport that an HTTPSender with this config has by default. It is made for many hosts
@@ -242,7 +247,11 @@ func (s *HTTPSender) Send(ctx context.Context, d *Delivery) error {
 	req := &http.Request{Method: http.MethodPost, URL: u, Host: u.Host, Header: header,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
 	retryable := &retryablehttp.Request{Request: req.WithContext(ctx)}
-	if err := retryable.SetBody(retryablehttp.ReaderFunc(x.newBody)); err != nil {
+	var body any = retryablehttp.ReaderFunc(x.newBody)
+	if len(d.Body) <= maxCopied {
+		body = slices.Clone(d.Body)
+	}
+	if err := retryable.SetBody(body); err != nil {
 		return fmt.Errorf("webhook: %w", err)
 	}
 	resp, err := s.client.Do(retryable)

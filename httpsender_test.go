@@ -261,6 +261,13 @@ func TestBadURLIsRefusedWithoutAnAttempt(t *testing.T) {
 	}
 }
 
+// largeDelivery has a body that is not copied for the transport, but lent to it.
+func largeDelivery() *webhook.Delivery {
+	d := delivery("http://localhost/")
+	d.Body = []byte(`{"time_ms":1,"events":[{"name":"channel_occupied","channel":"` + strings.Repeat("x", 10_000) + `"}]}`)
+	return d
+}
+
 // A transport may read the body after it has returned. Once Send has returned it cannot: the memory is used again.
 func TestNobodyReadsABodyAfterSend(t *testing.T) {
 	var body io.ReadCloser
@@ -280,7 +287,7 @@ func TestNobodyReadsABodyAfterSend(t *testing.T) {
 						return answer(200), nil
 					})
 				})
-				require.Equal(t, test.err == nil, s.Send(t.Context(), delivery("http://localhost/")) == nil)
+				require.Equal(t, test.err == nil, s.Send(t.Context(), largeDelivery()) == nil)
 				_, err := body.Read(make([]byte, 10))
 				require.Error(t, err)
 			})
@@ -291,7 +298,7 @@ func TestNobodyReadsABodyAfterSend(t *testing.T) {
 // A transport that is still sending when the endpoint has answered may finish.
 func TestEarlyAnswerLetsTheBodyFinish(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d, sent := delivery("http://localhost/"), make(chan string, 1)
+		d, sent := largeDelivery(), make(chan string, 1)
 		s := newSender(t, func(c *webhook.HTTPConfig) {
 			c.Transport = transport(func(r *http.Request) (*http.Response, error) {
 				first := make([]byte, 1)

@@ -652,7 +652,7 @@ func (e *endpoint) backOff(asked time.Duration) time.Duration {
 	if asked > 0 {
 		asked = max(asked, cfg.RetryWaitMin)
 		if spread := asked / 4; asked <= longest-spread {
-			return asked + upTo(spread)
+			return e.aligned(asked, upTo(spread))
 		}
 		return longest - upTo(longest/4)
 	}
@@ -660,7 +660,18 @@ func (e *endpoint) backOff(asked time.Duration) time.Duration {
 	if doublings := min(failures, 62); cfg.RetryWaitMin <= longest>>doublings {
 		wait = cfg.RetryWaitMin << doublings
 	}
-	return wait/2 + upTo(wait/2)
+	return e.aligned(wait/2, upTo(wait/2))
+}
+
+// aligned returns a wait of at least so long and some more. Longer waits end at multiples of a tenth of a second, so that
+// thousands of them that end one by one do not wake an idle processor for each (bench -only trouble).
+func (e *endpoint) aligned(least, more time.Duration) time.Duration {
+	const grid = 100 * time.Millisecond
+	now := time.Since(e.shared.schedule.began)
+	if wait := (now + least + more).Truncate(grid) - now; wait >= least && more > grid {
+		return wait
+	}
+	return least + more
 }
 
 // upTo returns a random duration in [0, d].

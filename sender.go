@@ -190,14 +190,13 @@ var localErrors = []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS}
 // run makes one attempt after the other, for as long as something is due and there is a place on the wire. It has
 // one when it starts.
 func (l *lane) run() {
-	var s signer
-	for l.turn(&s) {
+	for l.turn() {
 	}
 }
 
 // turn makes an attempt and reports whether the lane has a place for another. What follows an attempt is deferred:
 // a Sender or a hook that ends its goroutine, as a failing test does, must not leave the lane busy for ever.
-func (l *lane) turn(s *signer) (again bool) {
+func (l *lane) turn() (again bool) {
 	b, stamped := l.take()
 	if b == nil {
 		return l.finish(nil, true)
@@ -205,7 +204,7 @@ func (l *lane) turn(s *signer) (again bool) {
 	returned := false
 	defer func() { again = l.finish(b, returned) && returned }()
 	if !stamped {
-		l.endpoint.prepare(b, s)
+		l.endpoint.prepare(b, &l.signer)
 		l.endpoint.shared.settling.done()
 	}
 	l.attempt(b)

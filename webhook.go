@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"net/http"
 	"slices"
 	"sync"
@@ -62,7 +61,6 @@ func New(cfg Config) (*Dispatcher, error) {
 		return nil, fmt.Errorf("webhook: invalid config:\n%w", err)
 	}
 	d := &Dispatcher{endpoints: make(map[endpointKey]*endpoint), done: make(chan struct{})}
-	d.accounts.seed = maphash.MakeSeed()
 	if cfg.Sender == nil {
 		sender, err := NewHTTPSender(HTTPConfig{})
 		if err != nil {
