@@ -202,6 +202,9 @@ func (d *Dispatcher) drain(ctx context.Context) error {
 	}
 	d.settling.wait()
 	d.cancel()
+	for _, e := range d.endpointsOf("") {
+		e.rest()
+	}
 	if d.ownSender != nil {
 		d.ownSender.CloseIdleConnections()
 	}
@@ -357,10 +360,16 @@ func (e *endpoint) abandon() (left []*batch) {
 		e.release(b.memory)
 		e.pending -= b.events
 	}
+	return left
+}
+
+// rest stops the timer that would keep a closed dispatcher in memory.
+func (e *endpoint) rest() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	if e.trouble != nil && e.trouble.timer != nil {
 		e.trouble.timer.Stop()
 	}
-	return left
 }
 
 // withLastErrors adds to the cause why some endpoints did not accept what they should have.

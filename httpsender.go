@@ -182,7 +182,12 @@ func NewTransport(cfg HTTPConfig) *http.Transport {
 	cfg = cfg.withDefaults()
 	dialer := &net.Dialer{Timeout: cfg.Timeout}
 	if control := cfg.DialControl; control != nil {
-		dialer.Control = func(network, address string, c syscall.RawConn) error {
+		dialer.Control = func(network, address string, c syscall.RawConn) (err error) {
+			defer func() { // on a goroutine of net's, where a panic would end the process
+				if v := recover(); v != nil {
+					err = &panicError{"DialControl", v}
+				}
+			}()
 			if err := control(network, address, c); err != nil {
 				return &dialRefusedError{err}
 			}

@@ -49,7 +49,7 @@ func TestCloseWithAMillionEventsKeepsItsTime(t *testing.T) {
 	start := time.Now()
 	err := d.Close(ctx)
 	t.Log(time.Since(start))
-	require.Less(t, time.Since(start), 3*time.Second)
+	require.Less(t, time.Since(start), 3*time.Second*slowness())
 	var left *webhook.UndeliveredError
 	require.ErrorAs(t, err, &left)
 	require.Len(t, left.Deliveries, events)
@@ -57,6 +57,17 @@ func TestCloseWithAMillionEventsKeepsItsTime(t *testing.T) {
 	for _, delivery := range left.Deliveries[:100] {
 		require.NoError(t, webhook.Verify(delivery.AppID+"-key", webhook.Secret(delivery.AppID+"-secret"), delivery.Header, delivery.Body))
 	}
+}
+
+// slowness is how many times longer than usual, rounded up, a machine takes that is busy with something else: it makes
+// a signature a thousand times in a millisecond or so.
+func slowness() time.Duration {
+	const usual = 2 * time.Millisecond
+	start := time.Now()
+	for range 1000 {
+		webhook.Sign("secret", []byte(data300))
+	}
+	return 1 + time.Since(start)/usual
 }
 
 // One dead endpoint among many gets a last attempt and is handed back: Close does not wait for its deadline.

@@ -225,7 +225,8 @@ type tenant struct {
 	now        set             // its webhooks
 	before     *set            // while they are being changed
 	emitting   map[*event]bool // calls of Emit
-	purged     time.Time
+	purged     time.Time       // when Purge was last called
+	purging    time.Time       // until when it ran
 	retryNow   time.Time
 	purges     int // calls of Purge
 	gaveUp     int // events that were reported with ErrPurged
@@ -791,7 +792,7 @@ func (m *model) checkLimits(s *site, r *record) {
 	if n := len(r.body); n > m.cfg.MaxBatchBytes {
 		m.fault(s.app, "%v has %d bytes", r, n)
 	}
-	shrunk := s.largest > 0 && m.stayed(s, s.shrunk)
+	shrunk := s.largest > 0 && m.stayed(s, s.shrunk) && s.answered.Before(time.Now())
 	if shrunk && len(r.items) > 1 && len(r.body) > s.largest {
 		m.fault(s.app, "%v has %d bytes after a 413", r, len(r.body))
 	}
@@ -940,7 +941,8 @@ func (m *model) answer(f *flight, d *webhook.Delivery, err error) {
 // weigh notes what an answer says about its endpoint.
 func (m *model) weigh(f *flight) {
 	s, now, kind := f.site, time.Now(), f.answer
-	if kind == verdictRefused && m.cfg.RetryFor < 0 {
+	purged := !m.tenant(s.app).purging.Before(f.started)
+	if kind == verdictRefused && m.cfg.RetryFor < 0 && !purged {
 		kind = verdictFailed
 	}
 	if !m.stayed(s, s.failed) {
@@ -962,12 +964,15 @@ func (m *model) weigh(f *flight) {
 		s.refuses = true
 	case verdictLocal: // which is nobody's failure
 		s.failed, s.until, s.local, s.probing = now, now.Add(m.cfg.RetryWaitMin/2), true, false
+		if purged { // then nothing may be left, and the wait be forgotten
+			s.until = time.Time{}
+		}
 		return
 	case verdictFailed:
 		s.fails(f, m.backOff(s, f.err))
 	case verdictFinal:
 		wait := m.cfg.RetryWaitMax
-		if !m.tenant(s.app).purged.Before(f.started) { // it fails, as far as anyone is concerned
+		if purged { // it fails, as far as anyone is concerned
 			wait = m.cfg.RetryWaitMin / 2
 		}
 		s.fails(f, wait)
@@ -1020,7 +1025,7 @@ func (m *model) resize(f *flight) {
 	answer, ok := errors.AsType[*webhook.StatusError](f.err)
 	tooLarge := ok && answer.Code == http.StatusRequestEntityTooLarge
 	switch {
-	case !f.counts || len(s.flights) > 0 || !m.tenant(s.app).purged.Before(f.started):
+	case !f.counts || len(s.flights) > 0 || !m.tenant(s.app).purging.Before(f.started):
 		s.largest = 0
 	case tooLarge && m.cfg.RetryFor > 0 && len(f.record.items) > 1:
 		s.largest, s.shrunk = max(1<<10, len(f.record.body)/2+20), f.started
@@ -1110,9 +1115,10 @@ func (m *model) hookEndpoint(status webhook.EndpointStatus) {
 		m.told[status.ID] = t
 	}
 	switch since := now.Sub(t.at); {
+	case !m.steady(status, t.at): // it may be another
 	case t.telling:
 		m.fault(status.AppID, "endpoint %s: two hooks at a time", status.ID)
-	case !m.closing.IsZero() || !m.steady(status, t.at): // it may be another
+	case !m.closing.IsZero():
 	case since < m.cfg.RetryWaitMin || t.state == status.State:
 		m.fault(status.AppID, "endpoint %s is %v, after %v in which it was %v", status.ID, status.State,
 			since, t.state)
@@ -1607,14 +1613,16 @@ func (m *model) flush(patience time.Duration) {
 
 func (m *model) purge(app string) (events int) {
 	m.mu.Lock()
-	m.tenant(app).purged = time.Now()
-	m.tenant(app).purges++
+	t := m.tenant(app)
+	t.purged, t.purging = time.Now(), time.Now().Add(time.Hour)
+	t.purges++
 	m.say(app, "purge")
 	m.mu.Unlock()
 	events = m.d.Purge(app)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.say(app, "purged %d", events)
+	t.purging = time.Now()
 	m.purgesReturned += events
 	return events
 }
@@ -1953,7 +1961,7 @@ func (m *model) checkLeft(left *webhook.UndeliveredError) {
 	last := map[target]map[string]life{}
 	for _, d := range left.Deliveries {
 		r := m.record(d)
-		if _, reported := m.sinceClose[d]; !reported {
+		if _, reported := m.sinceClose[d]; !reported && !m.plan.slow {
 			m.fault(d.AppID, "Close returned %v, which was not reported", r)
 		}
 		delete(m.sinceClose, d)
@@ -1962,7 +1970,8 @@ func (m *model) checkLeft(left *webhook.UndeliveredError) {
 		}
 		for at, i := range r.items {
 			f, class := r.fates[at], m.class(i)
-			if !ordered(i, f) || f.refused > 0 || f.redelivered || !m.tenant(d.AppID).purged.Before(m.closing) {
+			purged := !m.tenant(d.AppID).purging.Before(m.closing) // and what is on the wire comes later
+			if !ordered(i, f) || f.refused > 0 || f.redelivered || purged {
 				continue
 			}
 			if f.life.before(last[r.where][class]) {

@@ -306,3 +306,33 @@ func TestBurstOfRefusedEventsOnOneChannel(t *testing.T) {
 		b.d.Purge("app")
 	})
 }
+
+// Nearly everything is refused, on many channels, all the time: what the endpoint would accept still arrives.
+func TestNoisyChannelsDoNotDrownTheOthers(t *testing.T) {
+	for _, batch := range []int{0, 1} {
+		for _, noisy := range []int{1, 20} {
+			t.Run(fmt.Sprint("batch ", batch, ", noisy ", noisy), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					b := newBackend2(t, webhook.Config{MaxBatchEvents: batch}, func(_ time.Duration, body []byte) int {
+						if bytes.Contains(body, []byte("bad")) {
+							return 400
+						}
+						return 0
+					})
+					for i := range int(afternoon(time.Hour).Seconds()) * 5 {
+						b.emit(fmt.Sprint("private-noisy", i%noisy), "bad")
+						if i%50 == 25 {
+							b.emit("private-good", "good")
+						}
+						time.Sleep(200 * time.Millisecond)
+					}
+					time.Sleep(10 * time.Minute)
+					for _, key := range b.undelivered() {
+						require.Contains(t, key, "noisy")
+					}
+					b.d.Purge("app")
+				})
+			})
+		}
+	}
+}

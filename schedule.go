@@ -154,11 +154,14 @@ func (s *schedule) serve(self *lane) (served bool) {
 	return served
 }
 
+// mostTried bounds how many apps lose their turn at a time: the next call goes on with those behind them.
+const mostTried = 64
+
 // first takes the lane out of the lines that gets the next place of a class, if there is one. An app whose share is
 // used up loses its turn; where the fewest places come first nobody has a better claim.
 func (s *schedule) first(c class) *lane {
 	line := &s.lines[c]
-	for tried := 0; tried < len(line.apps) && s.free(c) > 0; tried++ {
+	for tried := 0; tried < min(len(line.apps), mostTried) && s.free(c) > 0; tried++ {
 		a := line.apps[0]
 		if s.admits(a, c) {
 			return line.serve(a)
@@ -327,13 +330,14 @@ func (q *line) Pop() any {
 
 // A trouble is what there is to know about an endpoint that does not accept everything.
 type trouble struct {
-	failures  int         // in a row
-	refusing  bool        // it refuses everything
-	until     time.Time   // it waits
-	timer     *time.Timer // for that moment
-	probe     *lane       // the one that tries while the others wait
-	row       []*batch    // single events set aside since anything was accepted
-	lastTry   bool        // the dispatcher is closing, and the endpoint was failing before
+	failures  int             // in a row
+	refusing  bool            // it refuses everything
+	until     time.Time       // it waits
+	timer     *time.Timer     // for that moment
+	probe     *lane           // the one that tries while the others wait
+	row       []*batch        // single events set aside since anything was accepted
+	channels  map[uint64]bool // by hash: some of those whose events were refused
+	lastTry   bool            // the dispatcher is closing, and the endpoint was failing before
 	lastError string
 	report    report
 }
@@ -400,12 +404,20 @@ func (e *endpoint) nextLane() *lane {
 }
 
 // probeReady is the index of the ready lane that tries for all: the one whose first event has waited longest or, where
-// everything seems to be refused, each in turn. Events that were set aside go last: they say the least about an endpoint.
+// everything seems to be refused, each in turn, those first that have an event of which that is not known. Events that
+// were set aside go last: they say the least about an endpoint.
 func (e *endpoint) probeReady() (probe int) {
 	aside := int32(e.shared.asideLane())
 	for i, l := range e.ready {
-		than := e.ready[probe]
-		if l.index != aside && (than.index == aside || !e.refusing() && l.since().Before(than.since())) {
+		if l.index == aside {
+			continue
+		}
+		if e.refusing() {
+			if firsts, _ := l.firsts(); len(firsts) > 0 {
+				return i
+			}
+		}
+		if than := e.ready[probe]; than.index == aside || !e.refusing() && l.since().Before(than.since()) {
 			probe = i
 		}
 	}
@@ -539,7 +551,9 @@ func (l *lane) judge(b *batch, a *Attempt, o outcome) (gone []loss) {
 			gone = l.lose(b, ErrPurged)
 		}
 	case b.purged:
-		gone = append(l.lose(b, ErrPurged), e.fails(l, e.backOff(o.asks), a.Err)...)
+		if gone = l.lose(b, ErrPurged); v != refused {
+			gone = append(gone, e.fails(l, e.backOff(o.asks), a.Err)...)
+		}
 	case v == final:
 		gone = append(l.lose(b, a.Err), e.fails(l, e.shared.cfg.RetryWaitMax, a.Err)...)
 	case v == refused && e.shared.cfg.RetryFor > 0:
@@ -743,7 +757,10 @@ func (e *endpoint) lost(err error, batches ...*batch) (gone []loss) {
 func (e *endpoint) loseOld(last error) []loss {
 	now, most := time.Now(), e.shared.cfg.RetryFor
 	err := fmt.Errorf("webhook: gave up after %v: %w", most, last)
-	return e.loseIf(err, func(_ *lane, b *batch) bool { return now.Sub(b.last) > most })
+	return e.loseIf(err, func(l *lane, b *batch) bool {
+		follows := e.closed && l.current != nil // Close hands back in order
+		return !follows && now.Sub(b.last) > most
+	})
 }
 
 // loseAll gives up everything but what is in use.
@@ -929,6 +946,7 @@ func (l *lane) refuse(b *batch, a *Attempt, o outcome) (gone []loss) {
 		if b.aside == nil {
 			b.aside = &aside{lane: int(l.index), times: 1}
 		}
+		e.trouble.refuses(b)
 		a.RetryIn = e.backOff(0)
 		return e.fails(l, a.RetryIn, a.Err)
 	}
@@ -981,6 +999,7 @@ func (l *lane) setAside(b *batch, a *Attempt, o outcome) (gone []loss) {
 	first := b.aside == nil
 	if first {
 		b.aside = &aside{lane: int(l.index)}
+		e.troubled().refuses(b)
 	}
 	b.aside.times++
 	wait, again := e.asideWait(b, o.status >= 500)
@@ -996,6 +1015,15 @@ func (l *lane) setAside(b *batch, a *Attempt, o outcome) (gone []loss) {
 		}
 	}
 	return gone
+}
+
+// refuses notes the channel of an event that was refused by itself: others are tried before it, see candidate.
+func (t *trouble) refuses(b *batch) {
+	const most = 256
+	if t.channels == nil || len(t.channels) >= most {
+		t.channels = make(map[uint64]bool)
+	}
+	t.channels[hashChannel(rawChannel(b.buf[headBytes:]))] = true
 }
 
 // asideWait returns when an event that was refused is tried again, if it is: after 1, 2 and 4 seconds, and one that
@@ -1017,10 +1045,8 @@ func (e *endpoint) putAside(b *batch, wait time.Duration, err error) (gone []los
 	})
 	l.queue = slices.Insert(l.queue, at, b)
 	if len(l.queue) > maxAside {
-		oldest := slices.MinFunc(l.queue, func(one, other *batch) int { return one.last.Compare(other.last) })
-		if !l.inUse(oldest) {
-			gone = l.lose(oldest, err)
-		}
+		free := slices.DeleteFunc(slices.Clone(l.queue), func(one *batch) bool { return one == b || l.inUse(one) })
+		gone = l.lose(slices.MinFunc(free, func(one, other *batch) int { return one.last.Compare(other.last) }), err)
 	}
 	if l.state == filling {
 		l.rest()
@@ -1053,18 +1079,29 @@ func (e *endpoint) refuseAll(l *lane, err error) []loss {
 	return gone
 }
 
-// candidate returns a single event to try at an endpoint that seems to refuse everything: the first of a channel, and
-// at each attempt that of another one, because it may be one channel's events that are refused, and because the first
-// event of a channel can be accepted without that being out of order.
+// candidate returns a single event to try at an endpoint that seems to refuse everything: the first of a channel, which
+// can be accepted without that being out of order. Each attempt takes another channel, those first of which nothing was
+// refused yet, because it may be some channels' events that are refused.
 func (l *lane) candidate() *batch {
-	const most = 256 << 10 // bytes looked at
-	type spot struct {
-		batch *batch
-		at    int
-		event int
+	firsts, others := l.firsts()
+	if len(firsts) == 0 {
+		firsts = others
 	}
-	var firsts []spot
-	seen, looked := make(map[string]bool), 0
+	s := firsts[l.probes%len(firsts)]
+	l.probes++
+	return l.single(s.batch, s.at, s.before)
+}
+
+// A spot is where an event is in a batch, and how many are before it.
+type spot struct {
+	batch      *batch
+	at, before int
+}
+
+// firsts returns the first event of each channel of which nothing was refused, and of the others.
+func (l *lane) firsts() (firsts, others []spot) {
+	const most = 256 << 10 // bytes looked at
+	seen, looked := make(map[uint64]bool), 0
 	for _, b := range l.queue {
 		if b.pinned {
 			continue
@@ -1073,19 +1110,24 @@ func (l *lane) candidate() *batch {
 		if b.division != nil {
 			at = b.division.at
 		}
-		for i := 0; i < b.events && looked < most; i++ {
+		for i := range b.events {
 			end := eventEnd(b.buf, at)
-			if channel := string(rawChannel(b.buf[at:end])); !seen[channel] {
-				seen[channel] = true
-				firsts = append(firsts, spot{b, at, i})
+			channel := hashChannel(rawChannel(b.buf[at:end]))
+			switch s := (spot{b, at, i}); {
+			case seen[channel]:
+			case l.endpoint.trouble.channels[channel]:
+				others = append(others, s)
+			default:
+				firsts = append(firsts, s)
 			}
-			looked += end - at
+			seen[channel] = true
+			if looked += end - at; looked > most {
+				return firsts, others
+			}
 			at = end + 1
 		}
 	}
-	s := firsts[l.probes%len(firsts)]
-	l.probes++
-	return l.single(s.batch, s.at, s.event)
+	return firsts, others
 }
 
 // single takes the event at buf[at], of which n of the batch are before, out of a batch: it and what is before and

@@ -391,21 +391,27 @@ func (t *timing) purge(appID string) (events int) {
 	return events
 }
 
-// losses are events that were held and are given up when they are released: a batch for each endpoint, or several.
+// losses are events that were held and are given up when they are released: a batch for each lane, or several.
 type losses struct {
 	purged  bool // all of them, whether there is room or not
-	order   []*endpoint
-	batches map[*endpoint][]loss
+	order   []lossKey
+	batches map[lossKey][]loss
+}
+
+type lossKey struct {
+	endpoint *endpoint
+	lane     int
 }
 
 // add copies an event.
-func (l *losses) add(e *endpoint, event []byte, err error) {
+func (l *losses) add(e *endpoint, lane int, event []byte, err error) {
 	if l.batches == nil {
-		l.batches = make(map[*endpoint][]loss)
+		l.batches = make(map[lossKey][]loss)
 	}
-	all := l.batches[e]
+	key := lossKey{e, lane}
+	all := l.batches[key]
 	if len(all) == 0 {
-		l.order = append(l.order, e)
+		l.order = append(l.order, key)
 	}
 	cfg := &e.shared.cfg
 	n := len(all) - 1
@@ -418,13 +424,14 @@ func (l *losses) add(e *endpoint, event []byte, err error) {
 		b.buf = append(b.buf, ',')
 	}
 	b.buf = append(b.buf, event...)
-	l.batches[e] = all
+	l.batches[key] = all
 }
 
 // account has Close wait for the losses, and returns how many events they are.
 func (l *losses) account() (events int) {
-	for _, e := range l.order {
-		for _, one := range l.batches[e] {
+	for _, key := range l.order {
+		e := key.endpoint
+		for _, one := range l.batches[key] {
 			one.batch.buf = append(one.batch.buf, bodyEnd...)
 			events += one.batch.events
 			e.account.count.queued.Add(uint64(one.batch.events))
@@ -436,11 +443,11 @@ func (l *losses) account() (events int) {
 
 // report tells of the losses. No lock is held.
 func (l *losses) report() {
-	for _, e := range l.order {
-		e.settle(l.batches[e])
+	for _, key := range l.order {
+		key.endpoint.settle(l.batches[key])
 	}
-	for _, e := range l.order {
-		e.report(l.batches[e])
+	for _, key := range l.order {
+		key.endpoint.report(l.batches[key])
 	}
 }
 
@@ -458,10 +465,10 @@ func (d *Dispatcher) deliverHeld(routes *appRoutes, e *Event, lost *losses) {
 		switch {
 		case !r.wants(t, e.Channel):
 		case lost != nil && lost.purged:
-			lost.add(r.endpoint, *event, ErrPurged)
+			lost.add(r.endpoint, lane, *event, ErrPurged)
 		default:
 			if err := d.enqueue(r.endpoint, *event, lane, lost == nil); err != nil {
-				lost.add(r.endpoint, *event, err)
+				lost.add(r.endpoint, lane, *event, err)
 			}
 		}
 	}
