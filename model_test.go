@@ -1243,7 +1243,7 @@ func (m *model) checkAge(s *site, r *record, err error) {
 			break
 		}
 	}
-	if !m.overdue(s) && !m.plan.slow && (!s.trouble.Equal(now) || s.failures < 2) {
+	if m.closing.IsZero() && !m.overdue(s) && !m.plan.slow && (!s.trouble.Equal(now) || s.failures < 2) {
 		m.fault(s.app, "%v is given up after %d failures in a row, the last %v ago", r, s.failures,
 			now.Sub(s.trouble))
 	}

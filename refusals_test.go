@@ -307,7 +307,8 @@ func TestBurstOfRefusedEventsOnOneChannel(t *testing.T) {
 	})
 }
 
-// Nearly everything is refused, on many channels, all the time: what the endpoint would accept still arrives.
+// Nearly everything is refused, on many channels, all the time: what the endpoint would accept still arrives, but for
+// the first minutes, in which it looks like an endpoint that refuses everything.
 func TestNoisyChannelsDoNotDrownTheOthers(t *testing.T) {
 	for _, batch := range []int{0, 1} {
 		for _, noisy := range []int{1, 20} {
@@ -327,9 +328,13 @@ func TestNoisyChannelsDoNotDrownTheOthers(t *testing.T) {
 						time.Sleep(200 * time.Millisecond)
 					}
 					time.Sleep(10 * time.Minute)
+					lost := 0
 					for _, key := range b.undelivered() {
-						require.Contains(t, key, "noisy")
+						if strings.Contains(key, "good") {
+							lost++ // before it was known which channels are refused
+						}
 					}
+					require.LessOrEqual(t, lost, b.next["private-good"]/5, "of %d", b.next["private-good"])
 					b.d.Purge("app")
 				})
 			})
