@@ -15,8 +15,17 @@ import (
 )
 
 // Close with a million events pending that nobody takes keeps its time, hands all of them back, says so in one line
-// and makes no second copy of the bodies.
+// and makes no second copy of the bodies. A machine that is busy with something else gets another chance.
 func TestCloseWithAMillionEventsKeepsItsTime(t *testing.T) {
+	took := time.Hour
+	for tries := 0; tries < 3 && took >= 3*time.Second; tries++ {
+		took = closeWithAMillionEvents(t)
+	}
+	require.Less(t, took, 3*time.Second)
+}
+
+// closeWithAMillionEvents returns how long a Close takes that has two seconds.
+func closeWithAMillionEvents(t *testing.T) time.Duration {
 	events := 1_000_000
 	if webhook.RaceEnabled {
 		events = 20_000 // the same code, some twenty times slower
@@ -48,8 +57,7 @@ func TestCloseWithAMillionEventsKeepsItsTime(t *testing.T) {
 	defer cancel()
 	start := time.Now()
 	err := d.Close(ctx)
-	t.Log(time.Since(start))
-	require.Less(t, time.Since(start), 3*time.Second*slowness())
+	took := time.Since(start)
 	var left *webhook.UndeliveredError
 	require.ErrorAs(t, err, &left)
 	require.Len(t, left.Deliveries, events)
@@ -57,17 +65,7 @@ func TestCloseWithAMillionEventsKeepsItsTime(t *testing.T) {
 	for _, delivery := range left.Deliveries[:100] {
 		require.NoError(t, webhook.Verify(delivery.AppID+"-key", webhook.Secret(delivery.AppID+"-secret"), delivery.Header, delivery.Body))
 	}
-}
-
-// slowness is how many times longer than usual, rounded up, a machine takes that is busy with something else: it makes
-// a signature a thousand times in a millisecond or so.
-func slowness() time.Duration {
-	const usual = 2 * time.Millisecond
-	start := time.Now()
-	for range 1000 {
-		webhook.Sign("secret", []byte(data300))
-	}
-	return 1 + time.Since(start)/usual
+	return took
 }
 
 // One dead endpoint among many gets a last attempt and is handed back: Close does not wait for its deadline.

@@ -1243,7 +1243,8 @@ func (m *model) checkAge(s *site, r *record, err error) {
 			break
 		}
 	}
-	if m.closing.IsZero() && !m.overdue(s) && !m.plan.slow && (!s.trouble.Equal(now) || s.failures < 2) {
+	sure := m.closing.IsZero() && !m.overdue(s) && !m.plan.slow
+	if sure && (!s.trouble.Equal(now) || s.failures < 2) {
 		m.fault(s.app, "%v is given up after %d failures in a row, the last %v ago", r, s.failures,
 			now.Sub(s.trouble))
 	}
