@@ -98,6 +98,7 @@ func TestDeadEndpointsBesideAHealthyOne(t *testing.T) {
 	var left *webhook.UndeliveredError
 	require.ErrorAs(t, d.Close(ctx), &left)
 	require.Len(t, left.Deliveries, 400)
+	require.True(t, settles(func() bool { return d.Stats().ActiveEndpoints == 0 }), "Sends that Close has ended return")
 	checkAccounts(t, d)
 	s.CloseIdleConnections()
 	require.True(t, settles(func() bool {
@@ -532,6 +533,7 @@ func TestCloseWhileWaiting(t *testing.T) {
 	require.ErrorAs(t, d.Close(ctx), &left)
 	require.Less(t, time.Since(start), 5*time.Second)
 	require.Len(t, left.Deliveries, 4)
+	require.True(t, settles(func() bool { return d.Stats().ActiveEndpoints == 0 }), "Sends that Close has ended return")
 	for _, delivery := range left.Deliveries {
 		require.NoError(t, webhook.Verify("app-key", "app-secret", delivery.Header, delivery.Body))
 	}
