@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"hash/maphash"
 	"maps"
 	"sync/atomic"
 )
@@ -11,14 +12,11 @@ type accounts struct {
 	maps [4096]atomic.Pointer[map[string]*account] // of some 250 accounts each where there are a million
 }
 
-// of hashes the end of an id, where ids differ. The server chooses them, so none collide on purpose.
 func (t *accounts) of(id string) *atomic.Pointer[map[string]*account] {
-	h := uint32(len(id))
-	for i := max(0, len(id)-8); i < len(id); i++ {
-		h = h*31 + uint32(id[i])
-	}
-	return &t.maps[(h^h>>12)%uint32(len(t.maps))]
+	return &t.maps[maphash.String(hashSeed, id)%uint64(len(t.maps))]
 }
+
+var hashSeed = maphash.MakeSeed()
 
 // load returns an app's account, nil if there is none.
 func (t *accounts) load(id string) *account {

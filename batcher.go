@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -108,6 +109,7 @@ type batch struct {
 	memory   int64     // what it was charged
 	delivery *Delivery // once it has left, or from the start if it was stored
 	flush    *flush    // that waits for it
+	sends    int       // so far
 	parent   *batch    // of a part
 	division *division // of a batch that is sent in parts
 	aside    *aside    // of an event that was refused
@@ -501,7 +503,7 @@ func (l *lane) finish(b *batch, returned bool) (again bool) {
 	e.mu.Unlock()
 	if len(gone) > 0 {
 		e.settle(gone)
-		e.report(gone)
+		go e.report(gone) // a hook may end its goroutine, and this one has a place to use
 	}
 	if !again {
 		e.shared.retire(e)
@@ -514,7 +516,7 @@ func (l *lane) finish(b *batch, returned bool) (again bool) {
 func (e *endpoint) unpin(b *batch) (gone []loss) {
 	b.pinned = false
 	for _, l := range e.existing() {
-		if b.purged && !b.abandoned && slices.Contains(l.queue, b) {
+		if b.purged && !b.abandoned && slices.Contains(l.queue, cmp.Or(b.parent, b)) {
 			gone = l.lose(b, ErrPurged)
 		}
 		if l.state == filling && len(l.queue) > 0 {
@@ -550,7 +552,7 @@ func (l *lane) keep(b *batch) {
 		overwrite(b.buf[:cap(b.buf)])
 	}
 	d := b.delivery
-	d.ID, d.Body, d.by, d.sends = "", nil, nil, 0
+	d.ID, d.Body, d.by = "", nil, nil
 	*b = batch{buf: b.buf[:0], memory: b.memory, delivery: d}
 	l.spares = append(l.spares, b)
 }

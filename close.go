@@ -291,6 +291,9 @@ func (d *Dispatcher) handBack(cause error) {
 					e.prepare(b, &s)
 				}
 				deliveries[i] = b.delivery
+				if b.abandoned {
+					deliveries[i] = b.delivery.Clone()
+				}
 			}
 		})
 	}
@@ -347,6 +350,9 @@ func (e *endpoint) abandon() (left []*batch) {
 		}
 		for _, b := range l.queue {
 			b.abandoned = b.abandoned || b.pinned
+			if b.division != nil && b.division.part != nil {
+				b.division.part.abandoned = b.division.part.abandoned || b.division.part.pinned
+			}
 			left = append(left, e.pieces(b)...)
 		}
 		l.queue = nil

@@ -470,6 +470,7 @@ func (l *lane) take() (b *batch, stamped bool) {
 		return nil, false
 	}
 	l.state, l.current, l.epoch, l.noted = sending, b, e.epoch, noted{}
+	b.sends++
 	if l.base == nil {
 		l.base = context.WithValue(s.ctx, notedKey{}, &l.noted)
 	}
@@ -696,7 +697,10 @@ var errHangs = errors.New("webhook: the Sender does not return")
 // overdue is called when a Send should have returned long ago. It counts as a failure, so that what is behind it
 // ages.
 func (l *lane) overdue() (gone []loss) {
-	if l.current == nil { // it has returned, and a hook takes its time
+	if l.current == nil || l.ctx == nil {
+		return nil
+	}
+	if deadline, _ := l.ctx.Deadline(); time.Now().Before(deadline) { // the timer of a window, a moment late
 		return nil
 	}
 	e := l.endpoint
@@ -728,15 +732,16 @@ func (l *lane) lose(b *batch, err error) []loss {
 
 // loseRest gives up what is left of a batch of which a part is on the wire.
 func (l *lane) loseRest(b *batch, err error) []loss {
-	part := l.current
-	if b.pinned || part == b || b.events == part.events {
+	if b.division == nil || b.division.part == nil || b.events == b.division.part.events {
 		return nil
 	}
+	part := b.division.part
 	left := b.events - part.events
 	e := l.endpoint
-	rest := e.cut(b, b.division.at+len(part.buf)-envelopeBytes+1, len(b.buf)-len(bodyEnd), left)
+	at := b.division.at + len(part.buf) - envelopeBytes + 1
+	rest := e.cut(b, at, len(b.buf)-len(bodyEnd), left)
 	rest.inherits(b)
-	b.events = part.events
+	b.events, b.buf = part.events, append(b.buf[:at-1], bodyEnd...)
 	return e.lost(err, rest)
 }
 
@@ -803,7 +808,8 @@ func (e *endpoint) loseIf(err error, condition func(*lane, *batch) bool) (gone [
 
 // inUse reports whether a batch of the queue, or a part of it, is being sent, or a hook can still read it.
 func (l *lane) inUse(b *batch) bool {
-	return b.pinned || l.current != nil && (l.current == b || l.current.parent == b)
+	return b.pinned || b.division != nil && b.division.part != nil && b.division.part.pinned ||
+		l.current != nil && (l.current == b || l.current.parent == b)
 }
 
 // tidy frees the lanes that have lost everything.
@@ -1009,6 +1015,9 @@ func (l *lane) setAside(b *batch, a *Attempt, o outcome) (gone []loss) {
 	a.RetryIn = wait
 	gone = e.putAside(b, wait, a.Err)
 	if t := e.troubled(); first {
+		if len(t.row) == refusesAll { // all of an earlier epoch
+			t.row = slices.Delete(t.row, 0, 1)
+		}
 		if t.row = append(t.row, b); len(t.row) >= refusesAll && l.epoch == e.epoch {
 			gone = append(gone, e.refuseAll(l, a.Err)...)
 			a.RetryIn = time.Until(t.until)
@@ -1046,7 +1055,9 @@ func (e *endpoint) putAside(b *batch, wait time.Duration, err error) (gone []los
 	l.queue = slices.Insert(l.queue, at, b)
 	if len(l.queue) > maxAside {
 		free := slices.DeleteFunc(slices.Clone(l.queue), func(one *batch) bool { return one == b || l.inUse(one) })
-		gone = l.lose(slices.MinFunc(free, func(one, other *batch) int { return one.last.Compare(other.last) }), err)
+		if len(free) > 0 { // or hooks can still read all of them
+			gone = l.lose(slices.MinFunc(free, func(one, other *batch) int { return one.last.Compare(other.last) }), err)
+		}
 	}
 	if l.state == filling {
 		l.rest()

@@ -34,7 +34,6 @@ type Delivery struct {
 
 	stamped time.Time    // time_ms, and when the signature was made; zero if that was elsewhere
 	by      *credentials // who signed it; nil if that was elsewhere
-	sends   int          // so far
 }
 
 // Clone returns a copy that shares nothing with d.
@@ -229,8 +228,7 @@ func (l *lane) attempt(b *batch) {
 		}
 		l.settle(b, &a, took)
 	}()
-	b.delivery.sends++
-	a.N = b.delivery.sends
+	a.N = b.sends
 	a.Err = e.shared.cfg.Sender.Send(l.ctx, b.delivery)
 }
 

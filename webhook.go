@@ -179,6 +179,9 @@ func (d *Dispatcher) enqueue(e *endpoint, event []byte, lane int, force bool) er
 	for {
 		err := e.append(event, lane, force)
 		if err != errRetired {
+			if err != nil {
+				d.retire(e)
+			}
 			return err
 		}
 		// The app was changed between the look at its routes and here. The event still goes to the endpoint
@@ -518,6 +521,9 @@ func (e *endpoint) purge() []loss {
 		}
 		for _, b := range l.queue {
 			b.purged = true
+			if b.division != nil && b.division.part != nil {
+				b.division.part.purged = true
+			}
 		}
 	}
 	return e.loseAll(ErrPurged)
