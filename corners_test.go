@@ -236,3 +236,34 @@ func TestEqualCredentialsKeepTheBytes(t *testing.T) {
 		d.Purge("app")
 	})
 }
+
+// A hook that takes its time while Close gives up what was failing does not change the order of what is handed back.
+func TestCloseKeepsTheOrderBesideASlowHook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var sends atomic.Int64
+		cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 1, MaxInFlight: 2}, func(context.Context, *webhook.Delivery) error {
+			if sends.Add(1) == 2 {
+				time.Sleep(200 * time.Millisecond) // its hook runs when the other lane has its last attempt
+			}
+			return errors.New("down")
+		})
+		cfg.Hooks.Attempt = func(*webhook.Delivery, webhook.Attempt) { time.Sleep(300 * time.Millisecond) }
+		d := newDispatcher(t, cfg)
+		for i := range 5 {
+			for _, channel := range []string{"a", "b", "c", "d"} {
+				emit(t, d, "app", webhook.SubscriptionCount(channel, i))
+			}
+		}
+		time.Sleep(20 * time.Millisecond) // one lane has failed, the other is on the wire
+		var left *webhook.UndeliveredError
+		require.ErrorAs(t, d.Close(t.Context()), &left)
+		next := map[string]int{}
+		for _, delivery := range left.Deliveries {
+			for _, e := range parse(t, delivery.Body).Events {
+				require.Equal(t, next[e.Channel], e.SubscriptionCount, e.Channel)
+				next[e.Channel]++
+			}
+		}
+		require.Len(t, next, 4)
+	})
+}

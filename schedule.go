@@ -630,7 +630,7 @@ func (e *endpoint) fails(l *lane, wait time.Duration, err error) (gone []loss) {
 	switch {
 	case t.lastTry:
 		err = fmt.Errorf("webhook: closing, and the endpoint was failing: %w", err)
-		gone = e.loseIf(err, func(l *lane, _ *batch) bool { return l.current == nil }) // the rest follows what is on the wire
+		gone = e.loseIf(err, func(l *lane, _ *batch) bool { return !l.busy() }) // the rest follows what is on the wire
 	case t.failures >= 2 && e.shared.cfg.RetryFor > 0:
 		gone = e.loseOld(err)
 	}
@@ -763,7 +763,7 @@ func (e *endpoint) loseOld(last error) []loss {
 	now, most := time.Now(), e.shared.cfg.RetryFor
 	err := fmt.Errorf("webhook: gave up after %v: %w", most, last)
 	return e.loseIf(err, func(l *lane, b *batch) bool {
-		follows := e.closed && l.current != nil // Close hands back in order
+		follows := e.closed && l.busy() // Close hands back in order
 		return !follows && now.Sub(b.last) > most
 	})
 }
@@ -805,6 +805,9 @@ func (e *endpoint) loseIf(err error, condition func(*lane, *batch) bool) (gone [
 	e.tidy()
 	return gone
 }
+
+// busy reports whether the lane's first batch is being sent, or a hook can still read it.
+func (l *lane) busy() bool { return l.current != nil || len(l.queue) > 0 && l.queue[0].pinned }
 
 // inUse reports whether a batch of the queue, or a part of it, is being sent, or a hook can still read it.
 func (l *lane) inUse(b *batch) bool {
