@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -172,7 +173,7 @@ func (h *history) life(tracker *channels.Tracker, random *rand.Rand, client int,
 		seed, closes := random.Uint64(), side == 0
 		both.Go(func() {
 			random, client := rand.New(rand.NewPCG(seed, 0)), 2*client+side
-			for range 2 + random.IntN(3) {
+			for range 3 + random.IntN(5) {
 				h.step(tracker, random, client, s)
 			}
 			if closes {
@@ -204,16 +205,22 @@ func (h *history) step(tracker *channels.Tracker, random *rand.Rand, client int,
 	}
 }
 
-// Subscribe, Unsubscribe, Counts and each channel's share of Leave have an order in which all of them are true.
+// Subscribe, Unsubscribe, Counts and each channel's share of Leave have an order in which all of them are true. A history is
+// short, so that its goroutines run at the same time for all of it, and there are many.
 func TestChannelsAreLinearisable(t *testing.T) {
-	for seed := range uint64(60) {
+	const clients = 3
+	for seed := range uint64(3000) {
 		h := &history{began: time.Now()}
 		tracker := channels.New(deaf{}, channels.Options{})
 		var everybody sync.WaitGroup
-		for client := range 3 {
+		var ready atomic.Int64
+		for client := range clients {
 			everybody.Go(func() {
 				random := rand.New(rand.NewPCG(seed, uint64(client)))
-				for i := range 6 {
+				for ready.Add(1); ready.Load() < clients; { // together
+					runtime.Gosched()
+				}
+				for i := range 2 {
 					h.life(tracker, random, client, fmt.Sprint(client, ".", i))
 				}
 			})
