@@ -26,6 +26,10 @@ var (
 
 // A Socket is one client's connection. Its methods may be called concurrently, also with Leave.
 type Socket struct {
+	// Value is the server's own, such as its connection, for when Sockets yields the socket. Set it before the socket
+	// subscribes, and leave it then.
+	Value any
+
 	app      *app
 	node     node[Socket] // its key is the socket's id; as link, of a shard
 	link     link[Socket]
