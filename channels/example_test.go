@@ -3,6 +3,7 @@ package channels_test
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/pusherhooks/webhook"
 	"github.com/pusherhooks/webhook/channels"
@@ -14,7 +15,7 @@ type printer struct{}
 func (printer) Wants(string, webhook.EventType, string) bool { return true }
 
 func (printer) Emit(appID string, e webhook.Event) error {
-	fmt.Println("webhook:", e.Type, e.Channel, e.UserID)
+	fmt.Printf("webhook: %s %s%s\n", e.Type, e.Channel, strings.TrimRight(" "+e.UserID, " "))
 	return nil
 }
 

@@ -55,15 +55,14 @@ func removeSub(h *centrifuge.Hub, channel string, c *centrifuge.Client, generati
 
 // A subInfo is laid out like Centrifuge's of the version in go.mod.
 type subInfo struct {
-	client           *centrifuge.Client
-	deltaType        string
-	useID            bool
-	tagsFilter       *struct{}
-	serverTagsFilter *struct{}
-	isMap            bool
-	protoType        protocol.Type
-	unidirectional   bool
-	subGen           uint64
+	client *centrifuge.Client
+	_      string        // deltaType
+	_      bool          // useID
+	_, _   *struct{}     // tagsFilter, serverTagsFilter
+	_      bool          // isMap
+	_      protocol.Type // protoType
+	_      bool          // unidirectional
+	subGen uint64
 }
 
 // nowhere is a transport that nothing is sent to.
