@@ -21,10 +21,13 @@ import (
 
 // A gate is an Emitter whose Emit waits for one app until it is opened.
 func gate(appID string) (out *recorder, entered chan bool, open func()) {
-	entered, opened := make(chan bool, 100), make(chan bool)
+	entered, opened := make(chan bool, 1), make(chan bool)
 	return &recorder{before: func(id string, _ webhook.Event) error {
 		if id == appID {
-			entered <- true
+			select {
+			case entered <- true:
+			default:
+			}
 			<-opened
 		}
 		return nil
@@ -169,6 +172,71 @@ func TestHooksMayCallBack(t *testing.T) {
 	subscribe(t, s, "presence-a", "ada")
 	s.Leave()
 	require.Equal(t, 2*(2+2+2+2+2), asked) // occupied, added; those of other, twice; removed, vacated
+}
+
+// When the first event of a Leave is emitted, the socket is on none of its channels any more.
+func TestLeaveLeavesBeforeItTells(t *testing.T) {
+	var tracker *channels.Tracker
+	left := false
+	out := &recorder{before: func(string, webhook.Event) error {
+		if left {
+			require.Empty(t, maps.Collect(tracker.Channels("app", "")))
+		}
+		return nil
+	}}
+	tracker = channels.New(out, channels.Options{})
+	s := connect(t, tracker, "app", "1.1")
+	for i := range 50 {
+		subscribe(t, s, fmt.Sprint("a", i), "")
+	}
+	left = true
+	s.Leave()
+	out.checkStories(t)
+}
+
+// Behind an Emit that hangs there is room for much, but not for everything. Leaving always goes.
+func TestLinesAreBounded(t *testing.T) {
+	out, entered, open := gate("app")
+	var rejected []string
+	tracker := channels.New(out, channels.Options{Rejected: func(_ string, e webhook.Event, err error) {
+		require.ErrorIs(t, err, webhook.ErrQueueFull)
+		rejected = append(rejected, string(e.Type))
+	}})
+	hangs, s := connect(t, tracker, "app", "1.1"), connect(t, tracker, "app", "1.2")
+	done := make(chan error)
+	go func() {
+		_, err := hangs.Subscribe("private-cache-a", channels.Member{})
+		done <- err
+	}()
+	receive(t, entered)
+	subscribe(t, s, "private-cache-a", "")
+	data, accepted := make(json.RawMessage, 10<<10), 0
+	for ; len(rejected) == 0; accepted++ {
+		require.NoError(t, s.ClientEvent("private-cache-a", "client-x", data))
+	}
+	require.Less(t, accepted*len(data), 2<<20)
+	require.NoError(t, s.ClientEvent("private-cache-a", "client-x", nil), "one that takes no room")
+
+	unsubscribe(t, s, "private-cache-a")
+	subscriptions := 0
+	for {
+		_, err := s.Subscribe("private-cache-a", channels.Member{})
+		if err != nil {
+			require.ErrorIs(t, err, webhook.ErrQueueFull)
+			break
+		}
+		subscriptions++
+		unsubscribe(t, s, "private-cache-a")
+	}
+	require.Greater(t, subscriptions, 50_000)
+	tracker.CacheMiss("app", "private-cache-a")
+	require.Equal(t, []string{"client_event", "cache_miss"}, rejected)
+	s.Leave()
+	open()
+	require.NoError(t, receive(t, done))
+	hangs.Leave()
+	require.NoError(t, tracker.Flush(t.Context()))
+	out.checkStories(t)
 }
 
 // A Subscribe that races with Leave is before it, or ErrGone.

@@ -5,6 +5,7 @@ package channels_test
 import (
 	"fmt"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -118,8 +119,7 @@ func TestAMillionSockets(t *testing.T) {
 	require.Equal(t, 1, tracker.RemoveApp("app"))
 }
 
-// A tenant whose sockets subscribe to a million names: while they come and go, nobody else of the app waits, and when they
-// are gone the memory is.
+// A tenant whose sockets subscribe to a million names: when these are gone the memory is, although the socket stays.
 func TestAMillionNames(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes some seconds")
@@ -203,4 +203,22 @@ func TestLeaveHoldsNoLockForLong(t *testing.T) {
 	}
 	t.Logf("others wait %v at the most; the last Leave took %v", best, taken)
 	require.Less(t, best, bound)
+}
+
+// A name is often a part of a frame that came from the client. The frame is not kept for it.
+func TestNothingOfTheCallersIsKept(t *testing.T) {
+	const n, large = 1000, 16 << 10
+	tracker := channels.New(deaf{}, channels.Options{})
+	cut := func(what string, i int) string { return (strings.Repeat("x", large) + fmt.Sprint(what, i))[large:] }
+	bytes, _ := cost(n, func() {
+		for i := range n {
+			s := connect(t, tracker, cut("app", i), cut("1.", i))
+			info := []byte(cut("1", i))
+			if _, err := s.Subscribe(cut("presence-", i), channels.Member{UserID: cut("user", i), Info: info}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	require.LessOrEqual(t, bytes, 8192.0, "an app, a socket, a channel and a member")
+	runtime.KeepAlive(tracker)
 }

@@ -213,6 +213,16 @@ func (a *app) emit(e webhook.Event) (err error) {
 	return a.tracker.out.Emit(a.id, e)
 }
 
+// wants asks the Emitter. One that panics gets to see the event.
+func (a *app) wants(what webhook.EventType, channel string) (wanted bool) {
+	defer func() {
+		if recover() != nil {
+			wanted = true
+		}
+	}()
+	return a.tracker.out.Wants(a.id, what, channel)
+}
+
 func (a *app) reject(e webhook.Event, err error) {
 	if a.tracker.rejected != nil {
 		defer func() { _ = recover() }()

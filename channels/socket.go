@@ -226,7 +226,7 @@ func (s *Socket) leave() ([]Change, bool) {
 // Its errors are ErrGone, ErrNotAllowed (the channel is public or encrypted, or the event's name does not begin with
 // client-: https://pusher.com/docs/channels/using_channels/events/#triggering-client-events) and ErrNotSubscribed.
 func (s *Socket) ClientEvent(channel, event string, data json.RawMessage) error {
-	wanted := takesClientEvents(channel) && isClientEvent(event) && s.app.tracker.out.Wants(s.app.id, webhook.TypeClientEvent, channel)
+	wanted := takesClientEvents(channel) && isClientEvent(event) && s.app.wants(webhook.TypeClientEvent, channel)
 	var n *note
 	if wanted { // copied before a lock is held
 		n = &note{event: strings.Clone(event), data: bytes.Clone(data), socketID: s.ID()}
