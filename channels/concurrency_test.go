@@ -73,24 +73,23 @@ func TestNobodyEmitsForOthersWithoutEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		out := &recorder{before: func(string, webhook.Event) error { time.Sleep(time.Millisecond); return nil }}
 		tracker := channels.New(out, channels.Options{})
-		others := make(chan bool)
-		go func() { // a stream of others, who find the line held
+		first, others := connect(t, tracker, "app", "first"), make(chan bool)
+		go func() { // they come faster than they can be told, while first holds the line
 			defer close(others)
 			for i := range 2000 {
+				time.Sleep(500 * time.Microsecond)
 				s, err := tracker.Connect("app", fmt.Sprint("other", i))
 				if err != nil {
 					panic(err)
 				}
 				_, _ = s.Subscribe("a", channels.Member{})
-				time.Sleep(500 * time.Microsecond)
 			}
 		}()
-		time.Sleep(100 * time.Microsecond)
-		first := connect(t, tracker, "app", "first")
 		began := time.Now()
-		_, err := first.Subscribe("a", channels.Member{})
-		require.NoError(t, err)
-		require.Less(t, time.Since(began), 110*time.Millisecond)
+		subscribe(t, first, "a", "")
+		took := time.Since(began)
+		require.Greater(t, took, 100*time.Millisecond)
+		require.Less(t, took, 110*time.Millisecond)
 		<-others
 		require.NoError(t, tracker.Flush(t.Context()))
 		require.Equal(t, 2001, tracker.RemoveApp("app"))
@@ -294,6 +293,24 @@ func TestRemoveApp(t *testing.T) {
 		out.checkStories(t)
 		require.Empty(t, maps.Collect(tracker.Channels("app", "")))
 	}
+}
+
+func TestRemoveAppWaitsForWhatOthersEmit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out, entered, open := gate("app")
+		tracker := channels.New(out, channels.Options{})
+		s := connect(t, tracker, "app", "1.1")
+		go func() { _, _ = s.Subscribe("a", channels.Member{}) }()
+		<-entered
+		removed := make(chan int, 1)
+		go func() { removed <- tracker.RemoveApp("app") }()
+		synctest.Wait()
+		require.Empty(t, removed)
+		require.Empty(t, maps.Collect(tracker.Channels("app", "")), "they have left already")
+		open()
+		require.Equal(t, 1, <-removed)
+		require.Len(t, out.told("app"), 4)
+	})
 }
 
 func TestRemoveAppCountsItsSockets(t *testing.T) {
