@@ -15,8 +15,9 @@ import (
 func isPresence(channel string) bool { return strings.HasPrefix(channel, "presence-") }
 
 // takesClientEvents reports whether clients may send events to each other on a channel: on private and presence channels
-// (https://pusher.com/docs/channels/using_channels/events/#triggering-client-events), but not on encrypted ones, where
-// what they send would not be encrypted (https://pusher.com/docs/channels/using_channels/encrypted-channels/#limitations).
+// (https://pusher.com/docs/channels/using_channels/events/#triggering-client-events), but not on encrypted ones
+// (https://pusher.com/docs/channels/using_channels/encrypted-channels/: a server's library encrypts, and pusher-js refuses
+// to trigger a client event there).
 func takesClientEvents(channel string) bool {
 	return isPresence(channel) || strings.HasPrefix(channel, "private-") && !strings.HasPrefix(channel, "private-encrypted-")
 }
@@ -26,7 +27,7 @@ func takesClientEvents(channel string) bool {
 func isClientEvent(event string) bool { return strings.HasPrefix(event, "client-") }
 
 // isCache reports whether a channel's last event is remembered. The cache is combined with each of the other kinds:
-// https://pusher.com/docs/channels/using_channels/cache-channels/#subscribe.
+// https://pusher.com/docs/channels/using_channels/cache-channels/.
 func isCache(channel string) bool {
 	for _, kind := range [...]string{"", "private-", "private-encrypted-", "presence-"} {
 		if rest, ok := strings.CutPrefix(channel, kind); ok && strings.HasPrefix(rest, "cache-") {

@@ -113,7 +113,7 @@ func (t *Tracker) app(id string) *app {
 }
 
 // CacheMiss tells cache_miss: somebody has subscribed to a cache channel, for which the server has no event
-// (https://pusher.com/docs/channels/using_channels/cache-channels/#cache_miss-webhook-event). It does nothing
+// (https://pusher.com/docs/channels/using_channels/cache-channels/). It does nothing
 // for a channel that is vacant, as it may be again by now, or no cache channel.
 func (t *Tracker) CacheMiss(appID, channel string) {
 	a := t.app(appID)

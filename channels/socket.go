@@ -51,8 +51,8 @@ func (s *Socket) ID() string { return s.node.key }
 
 // Subscribe puts the socket on a channel, and tells channel_occupied if it is the first one there
 // (https://pusher.com/docs/channels/server_api/webhooks/#channel-existence-events), then member_added if it is its user's
-// first on a presence channel (https://pusher.com/docs/channels/server_api/webhooks/#presence-events: a user is told
-// once, with however many sockets), or on every other channel subscription_count
+// first on a presence channel (https://pusher.com/docs/channels/server_api/webhooks/#presence-events; for the first of several
+// tabs only: https://pusher.com/docs/channels/using_channels/presence-channels/), or on every other channel subscription_count
 // (https://pusher.com/docs/channels/server_api/webhooks/#subscription-count-events: not on presence channels). The server
 // has authorized the subscription before. Nothing of the arguments is kept.
 //
