@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -165,7 +166,7 @@ func (e *endpoint) close() {
 		t.lastTry = t.failures > 0
 	}
 	now := time.Now()
-	for _, l := range e.existing() {
+	for l := range e.existing() {
 		l.close()
 		for _, b := range l.queue {
 			if b.aside != nil {
@@ -339,7 +340,7 @@ func (d *Dispatcher) abandon() (left []remainder) {
 func (e *endpoint) abandon() (left []*batch) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	lanes := e.existing()
+	lanes := slices.Collect(e.existing())
 	if len(lanes) > 1 && int(lanes[len(lanes)-1].index) == e.shared.asideLane() { // the oldest
 		lanes = append(lanes[len(lanes)-1:], lanes[:len(lanes)-1]...)
 	}
@@ -349,10 +350,6 @@ func (e *endpoint) abandon() (left []*batch) {
 			b.abandoned = true
 		}
 		for _, b := range l.queue {
-			b.abandoned = b.abandoned || b.pinned
-			if b.division != nil && b.division.part != nil {
-				b.division.part.abandoned = b.division.part.abandoned || b.division.part.pinned
-			}
 			left = append(left, e.pieces(b)...)
 		}
 		l.queue = nil
@@ -394,14 +391,5 @@ func (d *Dispatcher) withLastErrors(cause error) error {
 	if len(texts) == 0 {
 		return cause
 	}
-	return &closeError{cause, strings.Join(texts, "; ")}
+	return fmt.Errorf("%w; last errors: %s", cause, strings.Join(texts, "; "))
 }
-
-// A closeError is why Close has ended, and what the endpoints said.
-type closeError struct {
-	cause error
-	last  string
-}
-
-func (e *closeError) Error() string { return e.cause.Error() + "; last errors: " + e.last }
-func (e *closeError) Unwrap() error { return e.cause }

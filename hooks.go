@@ -57,6 +57,11 @@ func (s *shared) hookUndelivered(d *Delivery, err error) {
 	}
 }
 
+// observed reports whether anybody looks at attempts.
+func (s *shared) observed() bool {
+	return s.cfg.Hooks.Attempt != nil || s.cfg.Logger.Enabled(s.ctx, slog.LevelDebug)
+}
+
 func (s *shared) hookAttempt(d *Delivery, a Attempt) {
 	if s.cfg.Logger.Enabled(s.ctx, slog.LevelDebug) {
 		s.cfg.Logger.Debug("webhook attempt", "delivery", d.LogValue(), "attempt", a.N, "status", a.Status, "took", a.Took,

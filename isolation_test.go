@@ -27,11 +27,14 @@ func TestNobodyWaitsForOthers(t *testing.T) {
 		"1 000 apps that answer after 9.9 s":              func(town *town) { town.settle("bad", 1000, sluggish, 2*time.Second) },
 		"1 000 apps that answer and hang in turns":        func(town *town) { town.settle("bad", 1000, inTurns, 500*time.Millisecond) },
 		"2 000 hanging apps":                              func(town *town) { town.settle("bad", 2000, nil, 2*time.Second) },
+		"300 apps that answer after 400 ms":               func(town *town) { town.settle("bad", 300, unhurried, 300*time.Millisecond) },
+		"1 000 apps that answer after 400 ms":             func(town *town) { town.settle("bad", 1000, unhurried, 300*time.Millisecond) },
 		"one app, new hanging URLs all the time":          func(town *town) { town.churn("bad", 100, 500*time.Millisecond) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				town := newTown(t, webhook.Config{})
+				defer town.close()
 				town.settle("good", 50, quick, 100*time.Millisecond)
 				town.settle("slow", 20, leisurely, 2*time.Second)
 				time.Sleep(5 * time.Second)
@@ -40,7 +43,6 @@ func TestNobodyWaitsForOthers(t *testing.T) {
 				town.forget()
 				time.Sleep(shorten(30*time.Second, 3))
 				town.requireHealthy()
-				town.close()
 			})
 		})
 	}
@@ -214,23 +216,25 @@ func dripping(r *http.Request) *http.Response {
 	return resp
 }
 
-// A request that has been on the wire for half a second leaves its place among the young, and who waits for that gets
-// it without anything else happening.
+// A request that has been on the wire for a while leaves its place among the young, and who waits for that gets it
+// without anything else happening: after half a second where half of the wire is slow, and sooner where less is.
 func TestYoungPlacesTurnOver(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		town := newTown(t, webhook.Config{MaxConcurrent: 8, MaxBatchEvents: 1}) // one of them for the young
-		for i := range 3 {
-			id := fmt.Sprint("bad", i)
-			require.NoError(t, town.d.SetApp(testApp(id, "http://"+id+"/")))
-			emit(t, town.d, id, webhook.ChannelOccupied("room"))
-		}
-		town.net.set("good0", quick)
-		require.NoError(t, town.d.SetApp(testApp("good0", "http://good0/")))
-		emit(t, town.d, "good0", webhook.ChannelOccupied("room"))
-		time.Sleep(5 * time.Second)
-		require.Equal(t, 3*500*time.Millisecond+5*time.Millisecond, town.firstOf("good0"), "behind three, each its half second")
-		town.close()
-	})
+	for hanging, want := range []time.Duration{0, 0, 125, 375, 750, 1250} {
+		synctest.Test(t, func(t *testing.T) {
+			town := newTown(t, webhook.Config{MaxConcurrent: 8, MaxBatchEvents: 1}) // one of them for the young
+			defer town.close()
+			for i := range hanging {
+				id := fmt.Sprint("bad", i)
+				require.NoError(t, town.d.SetApp(testApp(id, "http://"+id+"/")))
+				emit(t, town.d, id, webhook.ChannelOccupied("room"))
+			}
+			town.net.set("good0", quick)
+			require.NoError(t, town.d.SetApp(testApp("good0", "http://good0/")))
+			emit(t, town.d, "good0", webhook.ChannelOccupied("room"))
+			time.Sleep(5 * time.Second)
+			require.Equal(t, want*time.Millisecond+5*time.Millisecond, town.firstOf("good0"), "behind %d that hang", hanging)
+		})
+	}
 }
 
 // Slow endpoints take six eighths of the places at the most, and take turns there.

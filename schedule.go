@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -27,12 +28,13 @@ const (
 	classes
 )
 
-// youngFor is how long a request counts as young. Endpoints that answer need no longer as a rule, so places for the
-// young turn over twice a second, whatever others do.
+// youngFor is how long a request counts as young at the most. Endpoints that answer need no longer as a rule, so places
+// for the young turn over twice a second, whatever others do.
 const youngFor = 500 * time.Millisecond
 
 // A schedule has the places on the wire. At most an eighth of them is for young requests; one that grows older
-// gives its place among them back and counts as slow. Endpoints that are failing or slow start only while fewer
+// gives its place among them back and counts as slow. That takes half a second where half of the wire is slow, and
+// less where more of it is free: what is free is there to be used. Endpoints that are failing or slow start only while fewer
 // than six eighths are slow, and untried ones only while fewer than seven eighths are: the rest is for those that
 // answer.
 //
@@ -233,7 +235,7 @@ func (s *schedule) start(l *lane, c class, now time.Time) {
 
 // ripen makes those of the young slow that are not young any more.
 func (s *schedule) ripen(now time.Time) {
-	for p := s.starts.next; p != nil && p != &s.starts && now.Sub(p.started) >= youngFor; p = s.starts.next {
+	for p := s.starts.next; p != nil && p != &s.starts && now.Sub(p.started) >= s.youngFor(); p = s.starts.next {
 		p.unlink()
 		p.young = false
 		p.share.young--
@@ -244,13 +246,18 @@ func (s *schedule) ripen(now time.Time) {
 	}
 }
 
+// youngFor is how long a request counts as young at the moment.
+func (s *schedule) youngFor() time.Duration {
+	return youngFor * time.Duration(min(s.slow, s.most/2)) / time.Duration(max(1, s.most/2))
+}
+
 // watch sets the timer if somebody waits for a young request to grow older.
 func (s *schedule) watch(now time.Time) {
 	oldest := s.starts.next
 	if len(s.lines[proven].apps)+len(s.lines[untried].apps) == 0 || oldest == nil || oldest == &s.starts {
 		return
 	}
-	wait := youngFor - now.Sub(oldest.started)
+	wait := s.youngFor() - now.Sub(oldest.started)
 	if s.timer == nil {
 		s.timer = time.AfterFunc(wait, s.tick)
 	} else {
@@ -266,7 +273,7 @@ func (s *schedule) tick() {
 
 // reorder restores the line of the slow ones after an app's share has changed.
 func (s *schedule) reorder(a *share) {
-	if len(a.waiting[slow]) > 0 && s.lines[slow].apps[a.at[slow]] == a {
+	if len(a.waiting[slow]) > 0 {
 		heap.Fix(&s.lines[slow], a.at[slow])
 	}
 }
@@ -336,7 +343,7 @@ type trouble struct {
 	timer     *time.Timer     // for that moment
 	probe     *lane           // the one that tries while the others wait
 	row       []*batch        // single events set aside since anything was accepted
-	channels  map[uint64]bool // by hash: some of those whose events were refused
+	channels  map[uint64]bool // by hash, some: whether their last event was accepted
 	lastTry   bool            // the dispatcher is closing, and the endpoint was failing before
 	lastError string
 	report    report
@@ -404,20 +411,19 @@ func (e *endpoint) nextLane() *lane {
 }
 
 // probeReady is the index of the ready lane that tries for all: the one whose first event has waited longest or, where
-// everything seems to be refused, each in turn, those first that have an event of which that is not known. Events that
-// were set aside go last: they say the least about an endpoint.
+// everything seems to be refused, each in turn, those first whose candidate is the likeliest. Events that were set aside
+// go last: they say the least about an endpoint.
 func (e *endpoint) probeReady() (probe int) {
 	aside := int32(e.shared.asideLane())
+	best := unlikely - 1
 	for i, l := range e.ready {
-		if l.index == aside {
-			continue
-		}
-		if e.refusing() {
-			if firsts, _ := l.firsts(); len(firsts) > 0 {
-				return i
+		switch {
+		case l.index == aside:
+		case e.refusing():
+			if _, chance := l.firsts(); chance > best {
+				probe, best = i, chance
 			}
-		}
-		if than := e.ready[probe]; than.index == aside || !e.refusing() && l.since().Before(than.since()) {
+		case e.ready[probe].index == aside || l.since().Before(e.ready[probe].since()):
 			probe = i
 		}
 	}
@@ -509,6 +515,10 @@ func (l *lane) settle(b *batch, a *Attempt, took time.Duration) {
 	s := e.shared
 	o := outcomeOf(a.Err, s.cfg.Logger)
 	a.Err, a.Status = o.err, cmp.Or(o.status, l.noted.status)
+	lent := b.delivery
+	if a.Err != nil && s.observed() { // the batch is sent again, cut or given away while a hook still reads it
+		lent = lent.Clone()
+	}
 	var gone []loss
 	e.mu.Lock()
 	if cut := a.Err != nil && s.ctx.Err() != nil; !b.abandoned && !cut {
@@ -518,7 +528,9 @@ func (l *lane) settle(b *batch, a *Attempt, took time.Duration) {
 			}
 		}
 		gone = l.judge(b, a, o)
-		b.pinned = !b.arrived && !b.lost
+		if !b.arrived && !b.lost && !e.closed && b.delivery.by != nil {
+			b.delivery.Header = nil // it can be made again, and may be larger than the body
+		}
 	}
 	e.mu.Unlock()
 	s.schedule.leave(&l.place, a.Took)
@@ -529,9 +541,9 @@ func (l *lane) settle(b *batch, a *Attempt, took time.Duration) {
 	e.settle(gone)
 	defer e.tell() // whatever a hook does to its goroutine
 	defer e.report(gone)
-	s.hookAttempt(b.delivery, *a)
+	s.hookAttempt(lent, *a)
 	if b.arrived {
-		s.hookDelivered(b.delivery, a.Took)
+		s.hookDelivered(lent, a.Took)
 	}
 }
 
@@ -581,6 +593,7 @@ func (l *lane) accept(b *batch) (gone []loss) {
 	e.grow()
 	if t := e.trouble; t != nil {
 		t.row = nil
+		t.learn(b, true)
 		if l.epoch == e.epoch {
 			if t.refusing && int(l.index) != e.shared.asideLane() {
 				gone = l.passOver(b)
@@ -621,7 +634,7 @@ func (e *endpoint) fails(l *lane, wait time.Duration, err error) (gone []loss) {
 	e.epoch++
 	t.probe = nil
 	e.pause(wait)
-	for _, other := range e.existing() { // so that age means something
+	for other := range e.existing() { // so that age means something
 		other.close()
 		if other.state == filling {
 			other.rest()
@@ -630,7 +643,7 @@ func (e *endpoint) fails(l *lane, wait time.Duration, err error) (gone []loss) {
 	switch {
 	case t.lastTry:
 		err = fmt.Errorf("webhook: closing, and the endpoint was failing: %w", err)
-		gone = e.loseIf(err, func(l *lane, _ *batch) bool { return !l.busy() }) // the rest follows what is on the wire
+		gone = e.loseIf(err, func(l *lane, _ *batch) bool { return l.current == nil }) // the rest follows what is on the wire
 	case t.failures >= 2 && e.shared.cfg.RetryFor > 0:
 		gone = e.loseOld(err)
 	}
@@ -763,14 +776,14 @@ func (e *endpoint) loseOld(last error) []loss {
 	now, most := time.Now(), e.shared.cfg.RetryFor
 	err := fmt.Errorf("webhook: gave up after %v: %w", most, last)
 	return e.loseIf(err, func(l *lane, b *batch) bool {
-		follows := e.closed && l.busy() // Close hands back in order
+		follows := e.closed && l.current != nil // Close hands back in order
 		return !follows && now.Sub(b.last) > most
 	})
 }
 
 // loseAll gives up everything but what is in use.
 func (e *endpoint) loseAll(err error) []loss {
-	for _, l := range e.existing() {
+	for l := range e.existing() {
 		l.close()
 	}
 	return e.loseIf(err, func(*lane, *batch) bool { return true })
@@ -778,7 +791,7 @@ func (e *endpoint) loseAll(err error) []loss {
 
 // loseIf gives up what a condition holds for. In a lane it holds for the oldest, if for any.
 func (e *endpoint) loseIf(err error, condition func(*lane, *batch) bool) (gone []loss) {
-	for _, l := range e.existing() {
+	for l := range e.existing() {
 		n := len(l.queue)
 		if int(l.index) != e.shared.asideLane() {
 			n = 0
@@ -806,18 +819,14 @@ func (e *endpoint) loseIf(err error, condition func(*lane, *batch) bool) (gone [
 	return gone
 }
 
-// busy reports whether the lane's first batch is being sent, or a hook can still read it.
-func (l *lane) busy() bool { return l.current != nil || len(l.queue) > 0 && l.queue[0].pinned }
-
-// inUse reports whether a batch of the queue, or a part of it, is being sent, or a hook can still read it.
+// inUse reports whether a batch of the queue, or a part of it, is being sent.
 func (l *lane) inUse(b *batch) bool {
-	return b.pinned || b.division != nil && b.division.part != nil && b.division.part.pinned ||
-		l.current != nil && (l.current == b || l.current.parent == b)
+	return l.current != nil && (l.current == b || l.current.parent == b)
 }
 
 // tidy frees the lanes that have lost everything.
 func (e *endpoint) tidy() {
-	for _, l := range e.existing() {
+	for l := range e.existing() {
 		if l.state == ready && l.open == nil && len(l.queue) == 0 {
 			e.ready = slices.DeleteFunc(e.ready, func(other *lane) bool { return other == l })
 			l.state = filling
@@ -955,7 +964,7 @@ func (l *lane) refuse(b *batch, a *Attempt, o outcome) (gone []loss) {
 		if b.aside == nil {
 			b.aside = &aside{lane: int(l.index), times: 1}
 		}
-		e.trouble.refuses(b)
+		e.trouble.learn(b, false)
 		a.RetryIn = e.backOff(0)
 		return e.fails(l, a.RetryIn, a.Err)
 	}
@@ -1008,7 +1017,7 @@ func (l *lane) setAside(b *batch, a *Attempt, o outcome) (gone []loss) {
 	first := b.aside == nil
 	if first {
 		b.aside = &aside{lane: int(l.index)}
-		e.troubled().refuses(b)
+		e.troubled().learn(b, false)
 	}
 	b.aside.times++
 	wait, again := e.asideWait(b, o.status >= 500)
@@ -1029,13 +1038,17 @@ func (l *lane) setAside(b *batch, a *Attempt, o outcome) (gone []loss) {
 	return gone
 }
 
-// refuses notes the channel of an event that was refused by itself: others are tried before it, see candidate.
-func (t *trouble) refuses(b *batch) {
+// learn notes whether a channel's event was accepted, for candidate. Where there are too many channels those go first
+// whose events were refused: somebody may make up a new one for each.
+func (t *trouble) learn(b *batch, accepted bool) {
 	const most = 256
+	if len(t.channels) >= most {
+		maps.DeleteFunc(t.channels, func(_ uint64, accepted bool) bool { return !accepted })
+	}
 	if t.channels == nil || len(t.channels) >= most {
 		t.channels = make(map[uint64]bool)
 	}
-	t.channels[hashChannel(rawChannel(b.buf[headBytes:]))] = true
+	t.channels[hashChannel(rawChannel(b.buf[headBytes:]))] = accepted
 }
 
 // asideWait returns when an event that was refused is tried again, if it is: after 1, 2 and 4 seconds, and one that
@@ -1058,9 +1071,7 @@ func (e *endpoint) putAside(b *batch, wait time.Duration, err error) (gone []los
 	l.queue = slices.Insert(l.queue, at, b)
 	if len(l.queue) > maxAside {
 		free := slices.DeleteFunc(slices.Clone(l.queue), func(one *batch) bool { return one == b || l.inUse(one) })
-		if len(free) > 0 { // or hooks can still read all of them
-			gone = l.lose(slices.MinFunc(free, func(one, other *batch) int { return one.last.Compare(other.last) }), err)
-		}
+		gone = l.lose(slices.MinFunc(free, func(one, other *batch) int { return one.last.Compare(other.last) }), err)
 	}
 	if l.state == filling {
 		l.rest()
@@ -1074,7 +1085,7 @@ func (e *endpoint) putAside(b *batch, wait time.Duration, err error) (gone []los
 func (e *endpoint) refuseAll(l *lane, err error) []loss {
 	t := e.trouble
 	from := e.lane(e.shared.asideLane())
-	for _, other := range e.existing() {
+	for other := range e.existing() {
 		other.probes = 0
 	}
 	for _, b := range slices.Backward(t.row) {
@@ -1094,13 +1105,10 @@ func (e *endpoint) refuseAll(l *lane, err error) []loss {
 }
 
 // candidate returns a single event to try at an endpoint that seems to refuse everything: the first of a channel, which
-// can be accepted without that being out of order. Each attempt takes another channel, those first of which nothing was
-// refused yet, because it may be some channels' events that are refused.
+// can be accepted without that being out of order. Each attempt takes another channel, the likeliest first, because it may
+// be some channels' events that are refused.
 func (l *lane) candidate() *batch {
-	firsts, others := l.firsts()
-	if len(firsts) == 0 {
-		firsts = others
-	}
+	firsts, _ := l.firsts()
 	s := firsts[l.probes%len(firsts)]
 	l.probes++
 	return l.single(s.batch, s.at, s.before)
@@ -1112,14 +1120,31 @@ type spot struct {
 	at, before int
 }
 
-// firsts returns the first event of each channel of which nothing was refused, and of the others.
-func (l *lane) firsts() (firsts, others []spot) {
+// A chance is how likely it seems that a channel's event is accepted, by what came of the last one.
+type chance int
+
+const (
+	unlikely chance = iota // refused
+	unknown
+	likely // accepted
+)
+
+func (t *trouble) chance(channel uint64) chance {
+	accepted, known := t.channels[channel]
+	switch {
+	case !known:
+		return unknown
+	case accepted:
+		return likely
+	}
+	return unlikely
+}
+
+// firsts returns the first event of each of the likeliest channels.
+func (l *lane) firsts() (firsts []spot, best chance) {
 	const most = 256 << 10 // bytes looked at
 	seen, looked := make(map[uint64]bool), 0
 	for _, b := range l.queue {
-		if b.pinned {
-			continue
-		}
 		at := headBytes
 		if b.division != nil {
 			at = b.division.at
@@ -1127,21 +1152,20 @@ func (l *lane) firsts() (firsts, others []spot) {
 		for i := range b.events {
 			end := eventEnd(b.buf, at)
 			channel := hashChannel(rawChannel(b.buf[at:end]))
-			switch s := (spot{b, at, i}); {
-			case seen[channel]:
-			case l.endpoint.trouble.channels[channel]:
-				others = append(others, s)
-			default:
-				firsts = append(firsts, s)
+			if c := l.endpoint.trouble.chance(channel); !seen[channel] && c >= best {
+				if c > best {
+					firsts, best = nil, c
+				}
+				firsts = append(firsts, spot{b, at, i})
 			}
 			seen[channel] = true
 			if looked += end - at; looked > most {
-				return firsts, others
+				return firsts, best
 			}
 			at = end + 1
 		}
 	}
-	return firsts, others
+	return firsts, best
 }
 
 // single takes the event at buf[at], of which n of the batch are before, out of a batch: it and what is before and
@@ -1182,7 +1206,7 @@ func (l *lane) passOver(accepted *batch) (gone []loss) {
 		if b == accepted {
 			break
 		}
-		if b.aside != nil && !b.pinned {
+		if b.aside != nil {
 			l.remove(b)
 			gone = append(gone, l.endpoint.putAside(b, time.Second, ErrRefused)...)
 		}

@@ -138,7 +138,7 @@ func (e *endpoint) status() EndpointStatus {
 			s.NextAttempt = t.until
 		}
 	}
-	for _, l := range e.existing() {
+	for l := range e.existing() {
 		if l.current != nil {
 			s.InFlight++
 		}
