@@ -147,7 +147,6 @@ func (d *Dispatcher) shut() (first bool) {
 	d.mu.Unlock()
 	for _, e := range d.endpointsOf("") { // there will be no others
 		e.close()
-		e.tellNow()
 	}
 	if d.active.Load() == 0 {
 		d.closing.once.Do(func() { close(d.closing.idle) })
@@ -161,6 +160,7 @@ func (e *endpoint) close() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.closed = true
+	e.tellNow()
 	if t := e.trouble; t != nil {
 		t.until = time.Time{}
 		t.lastTry = t.failures > 0

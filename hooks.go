@@ -11,7 +11,9 @@ import (
 // Hooks tell the server what became of its events. Any may be nil. They are called concurrently: Rejected on
 // the goroutine that emits, the others on the library's own, and on the one that calls Close or Purge for what it
 // hands back. What follows on the same lane waits for a hook to return (with MaxInFlight 1 that is all the endpoint
-// gets), and so does Close. A hook must not block for long; it may call the Dispatcher, but not wait in Flush or Close. A hook that panics is logged and changes nothing.
+// gets), and so does Close, until its time is up. A hook of Endpoint, or of what a concurrent Purge gives up, may run
+// on for a moment when Close has returned. A hook must not block for long; it may call the Dispatcher, but not wait in
+// Flush or Close. A hook that panics is logged and changes nothing.
 type Hooks struct {
 	// Delivered is called after an endpoint accepted d. took is the time of the attempt that it accepted; what came
 	// before is in d.CreatedAt. d is lent: see Delivery.
@@ -191,16 +193,10 @@ func (e *endpoint) tellOnce() (again bool) {
 	return true
 }
 
-// tellNow has the state told without waiting, if a timer would do it later.
+// tellNow has the state told at once, if a timer would do it later. e.mu is held.
 func (e *endpoint) tellNow() {
-	e.mu.Lock()
-	waits := e.trouble != nil && e.trouble.report.later != nil && e.trouble.report.later.Stop()
-	if waits {
-		e.trouble.report.telling = false
-	}
-	e.mu.Unlock()
-	if waits {
-		e.tell()
+	if t := e.trouble; t != nil && t.report.later != nil && t.report.later.Stop() {
+		t.report.later.Reset(0)
 	}
 }
 

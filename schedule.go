@@ -556,7 +556,7 @@ func (l *lane) judge(b *batch, a *Attempt, o outcome) (gone []loss) {
 	}
 	switch v := o.verdict; {
 	case v == accepted:
-		gone = l.accept(b)
+		l.accept(b)
 	case v == unsent:
 		a.RetryIn = e.backOff(o.asks)
 		e.pause(a.RetryIn)
@@ -585,7 +585,7 @@ func (l *lane) judge(b *batch, a *Attempt, o outcome) (gone []loss) {
 
 // accept is for a batch that has arrived: whatever the endpoint's trouble was, it is over, unless the request left
 // before that began.
-func (l *lane) accept(b *batch) (gone []loss) {
+func (l *lane) accept(b *batch) {
 	e := l.endpoint
 	e.lastSuccess = time.Now()
 	e.pending -= b.events
@@ -595,9 +595,6 @@ func (l *lane) accept(b *batch) (gone []loss) {
 		t.row = nil
 		t.learn(b, true)
 		if l.epoch == e.epoch {
-			if t.refusing && int(l.index) != e.shared.asideLane() {
-				gone = l.passOver(b)
-			}
 			e.well()
 		}
 	}
@@ -610,7 +607,6 @@ func (l *lane) accept(b *batch) (gone []loss) {
 		l.remove(b)
 		e.tells(b)
 	}
-	return gone
 }
 
 // well ends the endpoint's back-off, if it has one.
@@ -1041,7 +1037,7 @@ func (l *lane) setAside(b *batch, a *Attempt, o outcome) (gone []loss) {
 // learn notes whether a channel's event was accepted, for candidate. Where there are too many channels those go first
 // whose events were refused: somebody may make up a new one for each.
 func (t *trouble) learn(b *batch, accepted bool) {
-	const most = 256
+	const most = 128
 	if len(t.channels) >= most {
 		maps.DeleteFunc(t.channels, func(_ uint64, accepted bool) bool { return !accepted })
 	}
@@ -1198,18 +1194,4 @@ func (l *lane) single(b *batch, at, n int) *batch {
 	l.queue = slices.Replace(l.queue, i, i+1, pieces...)
 	e.complete(b)
 	return event
-}
-
-// passOver sets those events aside that stand before one that was accepted and were refused by themselves.
-func (l *lane) passOver(accepted *batch) (gone []loss) {
-	for _, b := range slices.Clone(l.queue) {
-		if b == accepted {
-			break
-		}
-		if b.aside != nil {
-			l.remove(b)
-			gone = append(gone, l.endpoint.putAside(b, time.Second, ErrRefused)...)
-		}
-	}
-	return gone
 }
