@@ -22,9 +22,10 @@ import (
 type class int8
 
 const (
-	untried class = iota
-	proven        // within youngFor
-	slow          // later, or it is failing
+	untried class = iota // not yet
+	proven               // within youngFor
+	slow                 // later
+	failing              // not, the last time
 	classes
 )
 
@@ -33,10 +34,11 @@ const (
 const youngFor = 500 * time.Millisecond
 
 // A schedule has the places on the wire. At most an eighth of them is for young requests; one that grows older
-// gives its place among them back and counts as slow. That takes half a second where half of the wire is slow, and
-// less where more of it is free: what is free is there to be used. Endpoints that are failing or slow start only while fewer
-// than six eighths are slow, and untried ones only while fewer than seven eighths are: the rest is for those that
-// answer.
+// gives its place among them back and counts as slow. That takes half a second where six eighths of the wire are slow,
+// less where fewer are, and no time where only half of it is: what is free is there to be used.
+//
+// Endpoints of a class start only while fewer than so many eighths of the wire are slow: the rest is for those that
+// answer at once.
 //
 // Who waits for a place waits in the line of its app. The lock is taken after endpoint.mu and never held for long.
 type schedule struct {
@@ -51,6 +53,8 @@ type schedule struct {
 	empty   chan struct{} // closed when nobody is on the wire any more, after stop
 	timer   *time.Timer   // for the next request that grows older; runs only while somebody waits for a place
 }
+
+var gates = [classes]int{untried: 7, proven: 8, slow: 6, failing: 5}
 
 // A place is one request's on the wire.
 type place struct {
@@ -69,8 +73,8 @@ type share struct {
 	at          [classes]int     // where it stands in a line
 }
 
-// A line is a heap of the apps that wait with endpoints of one class, the next one first. Untried and proven ones
-// take turns. Of the slow ones the app goes first that holds the fewest places and has used the wire least lately.
+// A line is a heap of the apps that wait with endpoints of one class, the next one first. Proven and untried ones
+// take turns. Of the others the app goes first that holds the fewest slow places and has used the wire least lately.
 type line struct {
 	class class
 	apps  []*share
@@ -142,7 +146,7 @@ func (s *schedule) serve(self *lane) (served bool) {
 	}
 	now := time.Now()
 	s.ripen(now)
-	for _, c := range []class{proven, untried, slow} {
+	for _, c := range []class{proven, untried, slow, failing} {
 		for l := s.first(c); l != nil; l = s.first(c) {
 			s.start(l, c, now)
 			if l == self {
@@ -168,7 +172,7 @@ func (s *schedule) first(c class) *lane {
 		if s.admits(a, c) {
 			return line.serve(a)
 		}
-		if c == slow {
+		if c >= slow {
 			return nil
 		}
 		line.again(a)
@@ -199,21 +203,22 @@ func (q *line) again(a *share) {
 
 // free is how many places there are for a class.
 func (s *schedule) free(c class) int {
-	eighth, left := max(1, s.most/8), s.most-s.young-s.slow
-	switch {
-	case c == slow:
-		return min(left, max(1, s.most*6/8)-s.slow)
-	case c == untried && s.slow >= max(1, s.most*7/8):
-		return 0
+	left := s.most - s.young - s.slow
+	open := min(left, s.eighths(gates[c])-s.slow)
+	if c < slow && open > 0 {
+		open = min(left, s.eighths(1)-s.young)
 	}
-	return min(left, eighth-s.young)
+	return open
 }
+
+// eighths is so many eighths of all places, one at least.
+func (s *schedule) eighths(n int) int { return max(1, s.most*n/8) }
 
 // admits reports whether an app may start a request: while it holds fewer places than are left free, of that kind
 // and in all; see room.
 func (s *schedule) admits(a *share, c class) bool {
 	all, held := a.young+a.slow, a.young
-	if c == slow {
+	if c >= slow {
 		held = a.slow
 	}
 	return all == 0 || held < s.free(c) && all < s.most-s.young-s.slow
@@ -221,7 +226,7 @@ func (s *schedule) admits(a *share, c class) bool {
 
 func (s *schedule) start(l *lane, c class, now time.Time) {
 	p := &l.place
-	p.share, p.started, p.young = l.endpoint.account.share, now, c != slow
+	p.share, p.started, p.young = l.endpoint.account.share, now, c < slow
 	if p.young {
 		s.young++
 		p.share.young++
@@ -248,7 +253,8 @@ func (s *schedule) ripen(now time.Time) {
 
 // youngFor is how long a request counts as young at the moment.
 func (s *schedule) youngFor() time.Duration {
-	return youngFor * time.Duration(min(s.slow, s.most/2)) / time.Duration(max(1, s.most/2))
+	half, quarter := s.most/2, max(1, s.most/4)
+	return youngFor * time.Duration(min(max(0, s.slow-half), quarter)) / time.Duration(quarter)
 }
 
 // watch sets the timer if somebody waits for a young request to grow older.
@@ -271,10 +277,12 @@ func (s *schedule) tick() {
 	s.serve(nil)
 }
 
-// reorder restores the line of the slow ones after an app's share has changed.
+// reorder restores the lines of the slow and the failing after an app's share has changed.
 func (s *schedule) reorder(a *share) {
-	if len(a.waiting[slow]) > 0 {
-		heap.Fix(&s.lines[slow], a.at[slow])
+	for c := slow; c < classes; c++ {
+		if len(a.waiting[c]) > 0 {
+			heap.Fix(&s.lines[c], a.at[c])
+		}
 	}
 }
 
@@ -305,7 +313,7 @@ func (q *line) Len() int { return len(q.apps) }
 func (q *line) Less(i, j int) bool {
 	a, b := q.apps[i], q.apps[j]
 	switch {
-	case q.class != slow:
+	case q.class < slow:
 		return a.turn[q.class] < b.turn[q.class]
 	case a.slow != b.slow:
 		return a.slow < b.slow
@@ -368,7 +376,7 @@ func (e *endpoint) refusing() bool { return e.trouble != nil && e.trouble.refusi
 
 func (e *endpoint) class() class {
 	if e.failing() {
-		return slow
+		return failing
 	}
 	return e.answers
 }
