@@ -121,9 +121,9 @@ type batch struct {
 }
 
 const (
-	minBuffer   = 512  // a batch's first buffer, where batching is on
-	batchBytes  = 176  // what a batch takes beside its body
-	laneBytes   = 1024 // what a lane takes, with its timer, its signer and its contexts
+	minBuffer   = 512 // a batch's first buffer, where batching is on
+	batchBytes  = 176 // what a batch takes beside its body
+	laneBytes   = 512 // what a lane takes, with its timer
 	keepBytes   = batchBytes + laneBytes
 	storedBytes = 512 // what a stored delivery takes beside its header
 	maxSpares   = 8   // of a lane: a Sender that falls behind for a moment costs no new buffers

@@ -549,7 +549,7 @@ func (l *lane) settle(b *batch, a *Attempt, took time.Duration) {
 	e.settle(gone)
 	defer e.tell() // whatever a hook does to its goroutine
 	defer e.report(gone)
-	s.hookAttempt(lent, *a)
+	e.hookAttempt(lent, *a)
 	if b.arrived {
 		s.hookDelivered(lent, a.Took)
 	}
