@@ -36,6 +36,7 @@ type endpoint struct {
 	closed      bool   // the dispatcher is closing
 	answers     class  // how it answered last
 	epoch       uint32 // counts the back-offs that began or ended
+	headerBytes int32  // of the app's own
 	maxBody     int32  // less than MaxBatchBytes after a 413, else 0
 	deliveries  int32  // accepted since maxBody was changed
 	working     int32  // lanes that are in an app's line or sending
@@ -122,7 +123,7 @@ type batch struct {
 
 const (
 	minBuffer   = 512 // a batch's first buffer, where batching is on
-	batchBytes  = 176 // what a batch takes beside its body
+	batchBytes  = 176 // what a batch takes beside its body and the app's headers
 	laneBytes   = 512 // what a lane takes, with its timer
 	keepBytes   = batchBytes + laneBytes
 	storedBytes = 512 // what a stored delivery takes beside its header
@@ -259,6 +260,9 @@ func (e *endpoint) charge(need, want int64) (granted int64, err error) {
 	return granted, nil
 }
 
+// batchBytes is what a batch takes beside its body: each delivery has a header of its own.
+func (e *endpoint) batchBytes() int { return batchBytes + int(e.headerBytes) }
+
 // chargeAnyway is charge for what was accepted already.
 func (e *endpoint) chargeAnyway(memory int64) {
 	e.bytes += memory
@@ -338,7 +342,7 @@ func (l *lane) reserve(b *batch, n int, force bool) error {
 		return nil
 	}
 	if size == 0 {
-		overhead = batchBytes
+		overhead = l.endpoint.batchBytes()
 	}
 	lane := laneBytes - l.memory
 	want := need

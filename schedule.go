@@ -890,7 +890,7 @@ func (e *endpoint) cut(b *batch, from, to, events int) *batch {
 	size := headBytes + to - from + len(bodyEnd)
 	part := &batch{buf: make([]byte, headBytes, size), events: events, opened: b.opened, last: b.last}
 	part.buf = append(append(part.buf, b.buf[from:to]...), bodyEnd...)
-	part.memory = int64(size + batchBytes)
+	part.memory = int64(size + e.batchBytes())
 	e.chargeAnyway(part.memory)
 	return part
 }

@@ -310,7 +310,7 @@ func (d *Dispatcher) endpoint(key endpointKey, header http.Header, a *account) (
 func (d *Dispatcher) endpointLocked(key endpointKey, header http.Header, a *account) *endpoint {
 	e := d.endpoints[key]
 	if e == nil {
-		e = &endpoint{shared: &d.shared, account: a, key: key, header: header}
+		e = &endpoint{shared: &d.shared, account: a, key: key, header: header, headerBytes: int32(headerSize(header))}
 		d.endpoints[key] = e
 		a.endpoints++
 	}
