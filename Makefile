@@ -1,6 +1,6 @@
 # `make ci` is what every change has to pass, cheapest first; each step also runs by its name.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
-NESTED      := webhookprom examples/ssrf examples/otel examples/pusher-server examples/pusher-server/e2e/goreceiver bench
+NESTED      := internal/h2test webhookprom examples/ssrf examples/otel examples/pusher-server examples/pusher-server/e2e/goreceiver bench
 FUZZ        := FuzzEventRoundTrip FuzzVerify FuzzFilter FuzzConfigJSON FuzzHeaders FuzzTakeBody
 JSFUZZ      := FuzzAppend FuzzString FuzzFloat
 FUZZTIME    := 5s

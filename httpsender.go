@@ -41,8 +41,10 @@ type HTTPConfig struct {
 	// TLS has the roots to trust, client certificates and the like. Versions below 1.2 are never spoken.
 	TLS *tls.Config
 
-	// HTTP2 allows HTTP/2 where an endpoint offers it. There all endpoints of one host share a connection, and one
-	// that does not read stalls the others; pings and write timeouts bound how long. Default off.
+	// HTTP2 allows HTTP/2 where an endpoint offers it. There all endpoints of one host share connections: while an
+	// attempt of one that does not read lasts, up to Timeout, the others of that host may wait for it. Pings and write
+	// timeouts end a connection that is dead or not read within half of Timeout. Nothing bounds the CPU that an endpoint
+	// takes with a flood of frames to acknowledge, so leave it off where tenants choose the URLs. Default off.
 	HTTP2 bool
 
 	// Timeout bounds one attempt, up to the status of the answer. Default 10s.
