@@ -14,41 +14,58 @@ import (
 // filter an unknown key is an error. One that is ignored is as good as none, and a filter without it matches every
 // channel.
 
-// UnmarshalJSON reads soketi's format of an app. Fields that do not concern webhooks are ignored, and a number is an
-// id too. The error names each fault by the app's id and the path.
-func (a *App) UnmarshalJSON(data []byte) error {
+// AppsFromJSON reads an array of apps in soketi's format. It is json.Unmarshal with better errors: it reports every
+// fault at once, by the app's id and the path. It also takes a number as an id.
+//
+// App has no UnmarshalJSON of its own, so that a server's struct may embed it beside fields of the server's.
+func AppsFromJSON(data []byte) ([]App, error) {
+	var all []json.RawMessage
+	if err := json.Unmarshal(data, &all); err != nil {
+		return nil, fmt.Errorf("webhook: apps: %w", typeError(err))
+	}
+	apps, errs := make([]App, len(all)), []error(nil)
+	for i, data := range all {
+		faults := apps[i].unmarshal(data)
+		for _, err := range faults {
+			errs = append(errs, fmt.Errorf("webhook: apps[%d] %q%w", i, apps[i].ID, err))
+		}
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	return apps, nil
+}
+
+// unmarshal returns every fault, each with the path that follows the app's.
+func (a *App) unmarshal(data []byte) (errs []error) {
 	var app struct {
 		ID       json.RawMessage   `json:"id"`
 		Key      string            `json:"key"`
 		Secret   string            `json:"secret"`
 		Webhooks []json.RawMessage `json:"webhooks"`
 	}
-	if err := json.Unmarshal(data, &app); err != nil {
-		return fmt.Errorf("webhook: app: %w", typeError(err))
-	}
-	read := App{Key: app.Key, Secret: Secret(app.Secret)}
-	var errs []error
-	if err := unmarshalText(app.ID, &read.ID); err != nil {
-		errs = append(errs, fmt.Errorf("webhook: app: id: %w", err))
-	}
+	err := json.Unmarshal(data, &app)
+	errs = appendFault(errs, ": id", unmarshalText(app.ID, &a.ID))
+	errs = appendFault(errs, "", typeError(err))
+	a.Key, a.Secret = app.Key, Secret(app.Secret)
 	for i, data := range app.Webhooks {
 		var w Webhook
 		for _, err := range w.unmarshal(data) {
-			errs = append(errs, fmt.Errorf("webhook: app %q: webhooks[%d]%w", read.ID, i, err))
+			errs = append(errs, fmt.Errorf(": webhooks[%d]%w", i, err))
 		}
-		read.Webhooks = append(read.Webhooks, w)
+		a.Webhooks = append(a.Webhooks, w)
 	}
-	*a = read
-	return errors.Join(errs...)
+	return errs
 }
 
-// UnmarshalJSON reads soketi's format of a webhook. Unknown keys are errors, but for soketi's lambda. So is
+// UnmarshalJSON reads soketi's format of a webhook. Unknown keys are errors, but for soketi's lambda; an error names the
+// webhook by its URL (AppsFromJSON's names the app too). So is
 // lambda_function without a url: a webhook that would be silently ignored is worse than one that stops the server at
 // its start.
 func (w *Webhook) UnmarshalJSON(data []byte) error {
 	var errs []error
 	for _, err := range w.unmarshal(data) {
-		errs = append(errs, fmt.Errorf("webhook: webhook%w", err))
+		errs = append(errs, fmt.Errorf("webhook: webhook for %q%w", redactURL(w.URL), err))
 	}
 	return errors.Join(errs...)
 }

@@ -31,9 +31,10 @@ func TestAppFromJSON(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, id := range []string{`1`, `"1"`} {
-				var app webhook.App
-				require.NoError(t, json.Unmarshal([]byte(`{"id":`+id+`,"key":"k","secret":"s","maxConnections":2,"webhooks":[{"event_types":["cache_miss"],`+test.webhook+`}]}`), &app))
-				require.Equal(t, one(test.want), app)
+				app := `{"id":` + id + `,"key":"k","secret":"s","maxConnections":2,"webhooks":[{"event_types":["cache_miss"],` + test.webhook + `}]}`
+				apps, err := webhook.AppsFromJSON([]byte("[" + app + "]"))
+				require.NoError(t, err)
+				require.Equal(t, []webhook.App{one(test.want)}, apps)
 			}
 		})
 	}
@@ -41,32 +42,47 @@ func TestAppFromJSON(t *testing.T) {
 
 func TestAppFromJSONFaults(t *testing.T) {
 	for given, want := range map[string]string{
-		`{"id":"shop","webhooks":[{},{"url":1,"event_typs":[],"filter":{"channel_name_start_with":"CANARY"}}]}`: `webhook: app "shop": webhooks[1].url: must be a string, is number
-webhook: app "shop": webhooks[1]: unknown key "event_typs", did you mean "event_types"?
-webhook: app "shop": webhooks[1].filter: unknown key "channel_name_start_with", did you mean "channel_name_starts_with"?`,
-		`{"id":"shop","webhooks":[{"filters":{}}]}`:                            `webhook: app "shop": webhooks[0]: unknown key "filters", did you mean "filter"?`,
-		`{"id":"shop","webhooks":[{"filter":{"channel_pattern":"CANARY"}}]}`:   `webhook: app "shop": webhooks[0].filter: unknown key "channel_pattern", did you mean "channel_name_ends_with"?`,
-		`{"id":"shop","webhooks":[{"filter":"CANARY"}]}`:                       `webhook: app "shop": webhooks[0].filter: must be an object`,
-		`{"id":"shop","webhooks":[{"filter":{"channel_name_ends_with":[]}}]}`:  `webhook: app "shop": webhooks[0].filter.channel_name_ends_with: must be a string, is array`,
-		`{"id":"shop","webhooks":[{"headers":{"A":true},"headers":["x"]}]}`:    "webhook: app \"shop\": webhooks[0].headers[\"A\"]: must be a string, is bool\nwebhook: app \"shop\": webhooks[0].headers: must be an object",
-		`{"id":"shop","webhooks":[{"event_types":"cache_miss"}]}`:              `webhook: app "shop": webhooks[0].event_types: must be an array, is string`,
-		`{"id":"shop","webhooks":[{"event_types":[7]}]}`:                       `webhook: app "shop": webhooks[0].event_types: must be a string, is number`,
-		`{"id":"shop","webhooks":[7]}`:                                         `webhook: app "shop": webhooks[0]: must be an object`,
-		`{"id":"shop","webhooks":{}}`:                                          `webhook: app: webhooks: must be an array, is object`,
-		`{"id":"shop","secret":["CANARY"]}`:                                    `webhook: app: secret: must be a string, is array`,
-		`{"id":true}`:                                                          `webhook: app: id: must be a string, is bool`,
-		`{"id":"shop","webhooks":[{"URL":"http://a/"}]}`:                       `webhook: app "shop": webhooks[0]: unknown key "URL", did you mean "url"?`,
-		`{"id":"shop","webhooks":[{"lambda_function":"f"}]}`:                   `webhook: app "shop": webhooks[0].lambda_function: not supported yet, give the function a URL and set url instead`,
-		`{"id":"shop","webhooks":[{"lambda_function":{}}]}`:                    `webhook: app "shop": webhooks[0].lambda_function: must be a string, is object`,
-		`{"id":"shop","webhooks":[{"url":"http://u:CANARY@a/?CANARY","X":1}]}`: `webhook: app "shop": webhooks[0]: unknown key "X", did you mean "url"?`,
+		`{"id":"shop","webhooks":[{},{"url":1,"event_typs":[],"filter":{"channel_name_start_with":"CANARY"}}]}`: `webhook: apps[0] "shop": webhooks[1].url: must be a string, is number
+webhook: apps[0] "shop": webhooks[1]: unknown key "event_typs", did you mean "event_types"?
+webhook: apps[0] "shop": webhooks[1].filter: unknown key "channel_name_start_with", did you mean "channel_name_starts_with"?`,
+		`{"id":"shop","webhooks":[{"filters":{}}]}`:                            `webhook: apps[0] "shop": webhooks[0]: unknown key "filters", did you mean "filter"?`,
+		`{"id":"shop","webhooks":[{"filter":{"channel_pattern":"CANARY"}}]}`:   `webhook: apps[0] "shop": webhooks[0].filter: unknown key "channel_pattern", did you mean "channel_name_ends_with"?`,
+		`{"id":"shop","webhooks":[{"filter":"CANARY"}]}`:                       `webhook: apps[0] "shop": webhooks[0].filter: must be an object`,
+		`{"id":"shop","webhooks":[{"filter":{"channel_name_ends_with":[]}}]}`:  `webhook: apps[0] "shop": webhooks[0].filter.channel_name_ends_with: must be a string, is array`,
+		`{"id":"shop","webhooks":[{"headers":{"A":true},"headers":["x"]}]}`:    "webhook: apps[0] \"shop\": webhooks[0].headers[\"A\"]: must be a string, is bool\nwebhook: apps[0] \"shop\": webhooks[0].headers: must be an object",
+		`{"id":"shop","webhooks":[{"event_types":"cache_miss"}]}`:              `webhook: apps[0] "shop": webhooks[0].event_types: must be an array, is string`,
+		`{"id":"shop","webhooks":[{"event_types":[7]}]}`:                       `webhook: apps[0] "shop": webhooks[0].event_types: must be a string, is number`,
+		`{"id":"shop","webhooks":[7]}`:                                         `webhook: apps[0] "shop": webhooks[0]: must be an object`,
+		`{"id":"shop","webhooks":{}}`:                                          `webhook: apps[0] "shop": webhooks: must be an array, is object`,
+		`{"id":"shop","secret":["CANARY"]}`:                                    `webhook: apps[0] "shop": secret: must be a string, is array`,
+		`{"id":true}`:                                                          `webhook: apps[0] "": id: must be a string, is bool`,
+		`{"id":"shop","webhooks":[{"URL":"http://a/"}]}`:                       `webhook: apps[0] "shop": webhooks[0]: unknown key "URL", did you mean "url"?`,
+		`{"id":"shop","webhooks":[{"lambda_function":"f"}]}`:                   `webhook: apps[0] "shop": webhooks[0].lambda_function: not supported yet, give the function a URL and set url instead`,
+		`{"id":"shop","webhooks":[{"lambda_function":{}}]}`:                    `webhook: apps[0] "shop": webhooks[0].lambda_function: must be a string, is object`,
+		`{"id":"shop","webhooks":[{"url":"http://u:CANARY@a/?CANARY","X":1}]}`: `webhook: apps[0] "shop": webhooks[0]: unknown key "X", did you mean "url"?`,
 	} {
-		var app webhook.App
-		require.EqualError(t, json.Unmarshal([]byte(given), &app), want, given)
+		_, err := webhook.AppsFromJSON([]byte("[" + given + "]"))
+		require.EqualError(t, err, want, given)
 	}
+	_, err := webhook.AppsFromJSON([]byte(`{"apps":[]}`))
+	require.EqualError(t, err, "webhook: apps: must be an array, is object")
 	var filter webhook.Filter
 	require.EqualError(t, json.Unmarshal([]byte(`{"prefix":"x"}`), &filter), `webhook: filter: unknown key "prefix", did you mean "channel_name_ends_with"?`)
 	var hook webhook.Webhook
-	require.EqualError(t, json.Unmarshal([]byte(`{"uri":"x"}`), &hook), `webhook: webhook: unknown key "uri", did you mean "url"?`)
+	require.EqualError(t, json.Unmarshal([]byte(`{"url":"http://u:CANARY@a/x?CANARY","filters":{}}`), &hook), `webhook: webhook for "http://a/x": unknown key "filters", did you mean "filter"?`)
+}
+
+// A server keeps its own settings of an app beside the library's.
+func TestAppIsEmbedded(t *testing.T) {
+	var own struct {
+		webhook.App
+		Enabled bool `json:"enabled"`
+	}
+	require.NoError(t, json.Unmarshal([]byte(`{"id":"shop","enabled":true,"webhooks":[{"url":"http://a/"}]}`), &own))
+	require.True(t, own.Enabled)
+	require.Equal(t, "shop", own.ID)
+	require.Len(t, own.Webhooks, 1)
+	require.Error(t, json.Unmarshal([]byte(`{"webhooks":[{"filter":{"prefix":"x"}}]}`), &own))
 }
 
 // However a key of a webhook or its filter is misspelt, nobody gets a filter that lets everything through.
@@ -88,9 +104,8 @@ func TestMisspeltKeysAreNeverIgnored(t *testing.T) {
 			if wrong == key {
 				continue
 			}
-			var app webhook.App
-			err := json.Unmarshal([]byte(strings.Replace(config, `"`+key+`"`, `"`+wrong+`"`, 1)), &app)
-			require.ErrorContains(t, err, `app "shop": webhooks[0]`, wrong)
+			_, err := webhook.AppsFromJSON([]byte("[" + strings.Replace(config, `"`+key+`"`, `"`+wrong+`"`, 1) + "]"))
+			require.ErrorContains(t, err, `apps[0] "shop": webhooks[0]`, wrong)
 			require.ErrorContains(t, err, "unknown key", wrong)
 		}
 	}
