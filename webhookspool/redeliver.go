@@ -240,13 +240,9 @@ func (s *Spool) out() []*flight {
 func (s *Spool) settle(f *flight) error {
 	err := s.sync() // new copies first
 	s.mu.Lock()
-	s.flights = slices.DeleteFunc(s.flights, func(other *flight) bool { return other == f })
 	unsafe := maps.Clone(s.unsafe)
-	if len(s.flights) == 0 {
-		s.unsafe = make(map[string]bool)
-	}
-	stays := func(appID string) bool { return unsafe[appID] || unsafe[""] }
 	s.mu.Unlock()
+	stays := func(appID string) bool { return unsafe[appID] || unsafe[""] }
 	faults := []error{err}
 	for _, seg := range f.segments {
 		if err == nil {
@@ -254,10 +250,21 @@ func (s *Spool) settle(f *flight) error {
 		}
 		s.release(seg)
 	}
+	s.landed(f)
 	if err := errors.Join(faults...); err != nil {
 		return fmt.Errorf("webhookspool: %w", err)
 	}
 	return nil
+}
+
+// landed forgets a flight.
+func (s *Spool) landed(f *flight) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.flights = slices.DeleteFunc(s.flights, func(other *flight) bool { return other == f })
+	if len(s.flights) == 0 {
+		clear(s.unsafe)
+	}
 }
 
 func (s *Spool) settleSegment(seg *segment, stays func(appID string) bool) error {
