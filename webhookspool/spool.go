@@ -228,7 +228,8 @@ func (s *Spool) syncSoon() {
 // error is that of d.Close, which says how much is kept, joined with what went wrong on the disk. What Redeliver
 // has queued has ended then, and leaves the disk. Allow some more time than ctx for the writing.
 //
-// Afterwards the directory is free for another process. A second call does nothing.
+// Afterwards the directory is free for another process. A second call does nothing. d is nil where the server has
+// failed before it had one.
 func (s *Spool) Close(ctx context.Context, d *webhook.Dispatcher) error {
 	s.mu.Lock()
 	if s.closed || s.late != nil {
@@ -240,6 +241,9 @@ func (s *Spool) Close(ctx context.Context, d *webhook.Dispatcher) error {
 	s.cancel()
 	s.waiting.Wait()
 
+	if d == nil {
+		return s.shut()
+	}
 	err := d.Close(ctx)
 	// Close does not wait for all hooks, but Flush does. One that hangs is not ours: it gets a second.
 	hooks, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)

@@ -10,12 +10,6 @@ import (
 	"time"
 )
 
-// maxCall bounds the body of an API call, which also has to arrive in time.
-const (
-	maxCall  = 512 << 10
-	callTime = 10 * time.Second
-)
-
 // An apiError is answered as it is, with its status.
 type apiError struct {
 	status  int

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pusherhooks/webhook"
 	"github.com/pusherhooks/webhook/webhookprom"
+	"github.com/pusherhooks/webhook/webhookspool"
 )
 
 func TestLoadApps(t *testing.T) {
@@ -28,6 +29,7 @@ func TestLoadApps(t *testing.T) {
 		require.Len(t, apps, 1)
 		require.Equal(t, "k", apps[0].Key)
 		require.True(t, apps[0].EnableClientMessages)
+		require.Equal(t, 9, apps[0].MaxConnections)
 		require.False(t, apps[0].disabled())
 	}
 	for content, fault := range map[string]string{
@@ -41,7 +43,10 @@ func TestLoadApps(t *testing.T) {
 
 func testConfig(t *testing.T, apps []app, o options) webhook.Config {
 	t.Helper()
-	cfg, err := webhookConfig(apps, o, webhookprom.New(webhookprom.Config{}), slog.New(slog.DiscardHandler))
+	spool, err := webhookspool.Open(t.TempDir(), webhookspool.Config{})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = spool.Close(t.Context(), nil) })
+	cfg, err := webhookConfig(apps, o, webhookprom.New(webhookprom.Config{}), spool, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	return cfg
 }
