@@ -313,4 +313,3 @@ func TestBucket(t *testing.T) {
 	b.fill(start.Add(time.Hour))
 	require.Equal(t, 3.0, b.left, "never more than the burst")
 }
-
