@@ -49,7 +49,7 @@ type paces struct {
 
 var defaultPaces = paces{
 	messages:      pace{perSecond: 100, burst: 200},
-	subscriptions: pace{perSecond: 10, burst: 100},
+	subscriptions: pace{perSecond: 20, burst: 100},
 }
 
 // A bucket keeps a pace. It begins full. Only one goroutine uses it.
