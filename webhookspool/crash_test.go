@@ -99,7 +99,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	defer receiver.Close()
 	dir := t.TempDir()
 	stored := make(map[string]bool)
-	kills := 30
+	kills := 20
 	if testing.Short() {
 		kills = 5
 	}

@@ -16,6 +16,17 @@ import (
 // A flight is what one Redeliver has queued, until all of it has ended.
 type flight struct {
 	segments []*segment
+	before   account // when it began
+}
+
+// An account shows whether Undelivered is called at all.
+type account struct{ undelivered, told uint64 }
+
+// account compares what d has given up with what was told of.
+func (s *Spool) account(d *webhook.Dispatcher) account {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return account{undelivered: d.Stats().Undelivered, told: s.told}
 }
 
 // A tally is what became of the deliveries of a flight.
@@ -36,6 +47,7 @@ func (s *Spool) Redeliver(d *webhook.Dispatcher) error {
 		return err
 	}
 	defer s.waiting.Done()
+	f.before = s.account(d)
 	faults := []error{err}
 	var sum tally
 	full := make(map[target]bool)
@@ -223,7 +235,7 @@ func (s *Spool) await(d *webhook.Dispatcher, f *flight) {
 	if closing {
 		return
 	}
-	if err := s.settle(f); err != nil {
+	if err := s.settle(d, f); err != nil {
 		s.cfg.Logger.Error("webhooks that have arrived stay in the spool, and will be sent again", "error", err)
 	}
 }
@@ -237,8 +249,11 @@ func (s *Spool) out() []*flight {
 
 // settle removes what a flight has brought to its end. What found no room there stays, and so does all of an app of
 // which something could not be stored again meanwhile.
-func (s *Spool) settle(f *flight) error {
+func (s *Spool) settle(d *webhook.Dispatcher, f *flight) error {
 	err := s.sync() // new copies first
+	if now := s.account(d); now.undelivered > f.before.undelivered && now.told == f.before.told {
+		err = errors.Join(err, errors.New("what was given up was not stored: set Hooks.Undelivered to the spool's"))
+	}
 	s.mu.Lock()
 	unsafe := maps.Clone(s.unsafe)
 	s.mu.Unlock()

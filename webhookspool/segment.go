@@ -10,7 +10,6 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
-	"time"
 
 	"github.com/pusherhooks/webhook"
 )
@@ -130,21 +129,19 @@ func readLine(in *bufio.Reader, buf []byte) (line []byte, n int64, err error) {
 	}
 }
 
-// store writes a delivery at the end of the current segment, or loses it. s.mu is held, as in the functions below.
-func (s *Spool) store(d *webhook.Delivery) {
+// store writes a delivery at the end of the current segment, or loses it and says why. s.mu is held, as in the
+// functions below.
+func (s *Spool) store(d *webhook.Delivery) error {
 	err := s.write(d)
 	if err == nil {
 		s.stats.Stored++
-		return
+		return nil
 	}
 	s.stats.Lost++
 	if len(s.flights) > 0 {
 		s.unsafe[d.AppID] = true // it may be one of theirs: so the old copy has to stay
 	}
-	if now := time.Now(); now.Sub(s.logged) >= time.Second {
-		s.logged = now
-		s.cfg.Logger.Error("undelivered webhook lost", "delivery", d.LogValue(), "error", err, "lost_so_far", s.stats.Lost)
-	}
+	return err
 }
 
 func (s *Spool) write(d *webhook.Delivery) error {
@@ -160,9 +157,7 @@ func (s *Spool) write(d *webhook.Delivery) error {
 		return err
 	}
 	if s.current != nil && s.current.size >= segmentBytes {
-		if err := s.seal(); err != nil {
-			return err
-		}
+		_ = s.seal() // a fault is noted, and this delivery has nothing to do with it
 	}
 	if s.current == nil {
 		if err := s.begin(); err != nil {
@@ -208,7 +203,7 @@ func (s *Spool) begin() error {
 	return syncDir(s.dir)
 }
 
-// seal ends the current segment.
+// seal ends the current segment. If it cannot be synced, flights stay on disk.
 func (s *Spool) seal() error {
 	if s.current == nil {
 		return nil

@@ -71,6 +71,23 @@ func restart(t *testing.T, content []byte) (ids []string, aside []byte) {
 	return ids, aside
 }
 
+// found scans content, and returns the ids of its records and what is broken.
+func found(t *testing.T, content []byte) (ids []string, broken []byte) {
+	t.Helper()
+	parts, err := scan(bytes.NewReader(content), func(r record) (bool, error) {
+		ids = append(ids, r.delivery.ID)
+		return true, nil
+	})
+	require.NoError(t, err)
+	for _, part := range parts {
+		broken = append(broken, content[part.from:part.to]...)
+	}
+	return ids, broken
+}
+
+// A whole start follows every thirtieth time: it takes its time.
+const everyStart = 30
+
 func TestTruncatedAtEveryByte(t *testing.T) {
 	three := lines(t, 3)
 	whole := bytes.Join(three, nil)
@@ -83,9 +100,14 @@ func TestTruncatedAtEveryByte(t *testing.T) {
 			}
 			want, rest = append(want, "id-"+strconv.Itoa(i)), rest[len(line):]
 		}
-		ids, aside := restart(t, whole[:n])
-		require.Equal(t, want, ids, "truncated to %d bytes", n)
-		require.Equal(t, string(rest), string(aside), "truncated to %d bytes", n)
+		check := func(ids []string, aside []byte) {
+			require.Equal(t, want, ids, "truncated to %d bytes", n)
+			require.Equal(t, string(rest), string(aside), "truncated to %d bytes", n)
+		}
+		check(found(t, whole[:n]))
+		if n%everyStart == 0 || len(rest) < 2 {
+			check(restart(t, whole[:n]))
+		}
 	}
 }
 
@@ -95,15 +117,19 @@ func TestOneBrokenByteCostsOneDelivery(t *testing.T) {
 	for i := range three[1] {
 		broken := bytes.Clone(three[1])
 		broken[i] ^= 0x15
-		content := bytes.Join([][]byte{three[0], broken, three[2]}, nil)
-		ids, aside := restart(t, content)
+		want, rest := []string{"id-0", "id-2"}, string(broken)
 		if i == len(broken)-1 {
-			require.Equal(t, []string{"id-0"}, ids)
-			require.Equal(t, string(broken)+string(three[2]), string(aside))
-			continue
+			want, rest = []string{"id-0"}, string(broken)+string(three[2])
 		}
-		require.Equal(t, []string{"id-0", "id-2"}, ids, "byte %d", i)
-		require.Equal(t, string(broken), string(aside), "byte %d", i)
+		check := func(ids []string, aside []byte) {
+			require.Equal(t, want, ids, "byte %d", i)
+			require.Equal(t, rest, string(aside), "byte %d", i)
+		}
+		content := bytes.Join([][]byte{three[0], broken, three[2]}, nil)
+		check(found(t, content))
+		if i%everyStart == 0 || i == len(broken)-1 {
+			check(restart(t, content))
+		}
 	}
 }
 
@@ -176,7 +202,7 @@ func TestUnreadableFile(t *testing.T) {
 
 // A line without an end, from a file that is none of ours, is not read into memory.
 func TestEndlessLine(t *testing.T) {
-	const size = 3 * maxRecord
+	const size = 2 * maxRecord
 	var longest int
 	broken, err := scan(&zeros{size}, func(r record) (bool, error) {
 		longest = max(longest, len(r.line))

@@ -59,7 +59,7 @@ type Config struct {
 
 	// Keep says whether to store a delivery that was given up because of err. By default all are but those that were
 	// purged (webhook.ErrPurged) and those that nobody is to try again (webhook.ErrFinal: 410 Gone, an address that
-	// was refused). It is not asked about what Close's time was too short for.
+	// was refused).
 	Keep func(d *webhook.Delivery, err error) bool
 
 	// Logger gets what is redelivered (Info), broken, expired or finds no room (Warn), and lost (Error, at most once
@@ -119,6 +119,7 @@ type Spool struct {
 	closed  bool
 
 	stats  Stats
+	told   uint64    // how often Undelivered was called
 	logged time.Time // the last line about a loss
 }
 
@@ -200,16 +201,31 @@ func (s *Spool) list() error {
 func (s *Spool) Undelivered(d *webhook.Delivery, err error) {
 	keep := s.cfg.Keep(d, err)
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.late != nil:
-		s.late[d] = keep
-	case keep:
-		s.store(d)
-		if s.syncing == nil && !s.closed {
-			s.syncing = time.AfterFunc(syncAfter, s.syncSoon)
-		}
+	fault := s.undelivered(d, keep)
+	say := fault != nil && time.Since(s.logged) >= time.Second
+	if say {
+		s.logged = time.Now()
 	}
+	lost := s.stats.Lost
+	s.mu.Unlock()
+	if say {
+		s.cfg.Logger.Error("undelivered webhook lost", "delivery", d.LogValue(), "error", fault, "lost_so_far", lost)
+	}
+}
+
+func (s *Spool) undelivered(d *webhook.Delivery, keep bool) error {
+	s.told++
+	if s.late != nil {
+		s.late[d] = keep
+		return nil
+	}
+	if !keep {
+		return nil
+	}
+	if s.syncing == nil && !s.closed {
+		s.syncing = time.AfterFunc(syncAfter, s.syncSoon)
+	}
+	return s.store(d)
 }
 
 // syncAfter is how long what Undelivered stores may wait to be synced, together with what follows it.
@@ -260,7 +276,7 @@ func (s *Spool) Close(ctx context.Context, d *webhook.Dispatcher) error {
 	}
 	if ended := d.Stats().Pending == 0; ended { // else somebody else is closing it, and has not done so yet
 		for _, f := range s.out() {
-			faults = append(faults, s.settle(f))
+			faults = append(faults, s.settle(d, f))
 		}
 	}
 	return errors.Join(err, errors.Join(faults...), s.shut())
@@ -270,27 +286,30 @@ func (s *Spool) Close(ctx context.Context, d *webhook.Dispatcher) error {
 func (s *Spool) storeLast(deliveries []*webhook.Delivery) (kept uint64, faults []error) {
 	s.mu.Lock()
 	before := s.stats
+	var cause error
+	store := func(d *webhook.Delivery) {
+		if err := s.store(d); err != nil {
+			cause = err
+		}
+	}
 	for _, d := range deliveries {
 		if keep, told := s.late[d]; keep || !told {
-			s.store(d)
+			store(d)
 		}
-		s.late[d] = false
+		delete(s.late, d)
 	}
 	for d, keep := range s.late {
 		if keep {
-			s.store(d)
+			store(d)
 		}
 	}
 	kept = s.stats.Stored - before.Stored
-	if lost := s.stats.Lost - before.Lost; lost > 0 {
-		faults = append(faults, fmt.Errorf("webhookspool: %s: %d deliveries are lost: raise MaxBytes, or free space on the disk", s.dir, lost))
+	if cause != nil {
+		faults = append(faults, fmt.Errorf("webhookspool: %s: %d deliveries are lost: %w", s.dir, s.stats.Lost-before.Lost, cause))
 	}
 	s.late, s.closed = nil, true
 	s.mu.Unlock()
-	if err := s.sync(); err != nil {
-		faults = append(faults, err)
-	}
-	return kept, faults
+	return kept, append(faults, s.sync())
 }
 
 // A keptError is the dispatcher's, and says where its deliveries are.

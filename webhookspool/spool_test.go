@@ -184,6 +184,23 @@ func TestFileStaysUntilAllOfItHasEnded(t *testing.T) {
 	require.Eventually(t, func() bool { return len(segments(t, dir)) == 0 }, patience, time.Millisecond)
 }
 
+// A server that has forgotten the hook loses nothing by it: what was stored stays.
+func TestForgottenHook(t *testing.T) {
+	var log bytes.Buffer
+	dir := t.TempDir()
+	s := open(t, dir, Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	s.Undelivered(delivery("app", "http://127.0.0.1", 1, 0), errors.New("no answer"))
+	cfg := testConfig(testApp("app", "http://127.0.0.1"))
+	cfg.Sender = webhook.SenderFunc(func(context.Context, *webhook.Delivery) error { return errors.New("no answer") })
+	d, err := webhook.New(cfg)
+	require.NoError(t, err)
+	require.NoError(t, s.Redeliver(d))
+	s.waiting.Wait()
+	require.Len(t, segments(t, dir), 1)
+	require.Contains(t, log.String(), "set Hooks.Undelivered")
+	require.NoError(t, shutdown(t, s, d))
+}
+
 // What finds no room in the dispatcher's memory stays on disk, and behind it all of its endpoint, for the next call.
 func TestNoRoomInTheQueue(t *testing.T) {
 	receiver := webhooktest.NewReceiver()
