@@ -6,12 +6,14 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -24,8 +26,10 @@ import (
 	"github.com/pusherhooks/webhook/webhooktest"
 )
 
-// TestMain lets the test binary be a server that is killed, and one whose disk is full.
+// TestMain lets the test binary be a server that is killed, and one whose disk is full. It fails the package if tests
+// leave a goroutine behind.
 func TestMain(m *testing.M) {
+	before := runtime.NumGoroutine()
 	switch os.Getenv("SPOOL_CHILD") {
 	case "server":
 		if err := serve(os.Getenv("SPOOL_DIR"), os.Getenv("SPOOL_URL"), os.Getenv("SPOOL_FIRST")); err != nil {
@@ -45,7 +49,16 @@ func TestMain(m *testing.M) {
 			os.Exit(2)
 		}
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	fuzzing := flag.Lookup("test.fuzz").Value.String() != "" // which leaves a goroutine of its own
+	for deadline := time.Now().Add(patience); code == 0 && !fuzzing && runtime.NumGoroutine() > before; runtime.Gosched() {
+		if time.Now().After(deadline) {
+			stacks := make([]byte, 1<<20)
+			fmt.Fprintf(os.Stderr, "goroutines left behind:\n%s\n", stacks[:runtime.Stack(stacks, true)])
+			code = 1
+		}
+	}
+	os.Exit(code)
 }
 
 // serve emits numbers from first on, and prints each when it is stored, for ever.
@@ -59,6 +72,7 @@ func serve(dir, url, first string) error {
 		return err
 	}
 	cfg := testConfig(crashApps(url)...)
+	cfg.MaxEndpointQueuedBytes = 8 << 10 // so that many find no room, and segments are rewritten
 	cfg.Sender = webhook.SenderFunc(func(context.Context, *webhook.Delivery) error { return errors.New("no answer") })
 	cfg.Hooks.Undelivered = func(d *webhook.Delivery, err error) {
 		s.Undelivered(d, err)
@@ -72,7 +86,7 @@ func serve(dir, url, first string) error {
 		return err
 	}
 	for ; ; number++ {
-		if err := d.Emit(cfg.Apps[number%len(cfg.Apps)].ID, webhook.SubscriptionCount("room", number)); err != nil {
+		if err := d.Emit(cfg.Apps[number%len(cfg.Apps)].ID, webhook.SubscriptionCount("room", number)); err != nil && !errors.Is(err, webhook.ErrQueueFull) {
 			return err
 		}
 		time.Sleep(200 * time.Microsecond)

@@ -24,9 +24,10 @@ type account struct{ undelivered, told uint64 }
 
 // account compares what d has given up with what was told of.
 func (s *Spool) account(d *webhook.Dispatcher) account {
+	undelivered := d.Stats().Undelivered
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return account{undelivered: d.Stats().Undelivered, told: s.told}
+	return account{undelivered, s.told}
 }
 
 // A tally is what became of the deliveries of a flight.

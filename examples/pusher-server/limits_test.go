@@ -1,7 +1,10 @@
 package main
 
 import (
+	"crypto/md5"
 	"fmt"
+	"io"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -312,4 +315,58 @@ func TestBucket(t *testing.T) {
 	require.InDelta(t, 100*time.Millisecond, b.wait(), float64(time.Millisecond))
 	b.fill(start.Add(time.Hour))
 	require.Equal(t, 3.0, b.left, "never more than the burst")
+}
+
+// Nobody but the app's backend can have a body read: a caller without its signature is answered before it sends one.
+func TestUnsignedCallsAreAnsweredUnread(t *testing.T) {
+	s := startServer(t, testApp(nil))
+	body, send := io.Pipe()
+	defer send.Close()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+"/apps/app/events?auth_key=key", body)
+	require.NoError(t, err)
+	request.ContentLength = maxCall
+	answer, err := http.DefaultTransport.RoundTrip(request)
+	require.NoError(t, err)
+	defer answer.Body.Close()
+	require.Equal(t, http.StatusUnauthorized, answer.StatusCode)
+}
+
+// A backend's calls, over HTTP: its signature, a fresh timestamp and the body's checksum are all needed.
+func TestSignedCalls(t *testing.T) {
+	a := testApp(nil)
+	s := startServer(t, a)
+	call := func(body, signedBody string, age time.Duration, secret webhook.Secret) int {
+		sum := md5.Sum([]byte(signedBody))
+		query := fmt.Sprintf("auth_key=key&auth_timestamp=%d&auth_version=1.0&body_md5=%x", time.Now().Add(-age).Unix(), sum)
+		signature := webhook.Sign(secret, []byte("POST\n/apps/app/events\n"+query))
+		answer, err := http.Post(s.url+"/apps/app/events?"+query+"&auth_signature="+signature, "application/json", strings.NewReader(body))
+		require.NoError(t, err)
+		defer answer.Body.Close()
+		return answer.StatusCode
+	}
+	event := func(channel string, data int) string {
+		return string(object(map[string]string{"name": "e", "channel": channel, "data": strings.Repeat("x", data)}))
+	}
+	good := event("news", maxEventData)
+	for _, test := range []struct {
+		name             string
+		body, signedBody string
+		age              time.Duration
+		secret           webhook.Secret
+		want             int
+	}{
+		{"genuine", good, good, 0, a.Secret, http.StatusOK},
+		{"old", good, good, maxClockSkew - time.Minute, a.Secret, http.StatusOK},
+		{"too old", good, good, maxClockSkew + time.Minute, a.Secret, http.StatusUnauthorized},
+		{"from the future", good, good, -maxClockSkew - time.Minute, a.Secret, http.StatusUnauthorized},
+		{"another body", event("other", 1), good, 0, a.Secret, http.StatusUnauthorized},
+		{"another secret", good, good, 0, "other", http.StatusUnauthorized},
+		{"data too long", event("news", maxEventData+1), event("news", maxEventData+1), 0, a.Secret, http.StatusRequestEntityTooLarge},
+		{"channel's name too long", event(strings.Repeat("x", 165), 1), event(strings.Repeat("x", 165), 1), 0, a.Secret, http.StatusBadRequest},
+		{"a body that is too long", strings.Repeat(" ", maxCall+1), strings.Repeat(" ", maxCall+1), 0, a.Secret, http.StatusRequestEntityTooLarge},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			require.Equal(t, test.want, call(test.body, test.signedBody, test.age, test.secret))
+		})
+	}
 }
