@@ -256,9 +256,9 @@ func (s *Spool) settle(d *webhook.Dispatcher, f *flight) error {
 		err = errors.Join(err, errors.New("what was given up was not stored: set Hooks.Undelivered to the spool's"))
 	}
 	s.mu.Lock()
-	unsafe := maps.Clone(s.unsafe)
+	tainted := maps.Clone(s.tainted)
 	s.mu.Unlock()
-	stays := func(appID string) bool { return unsafe[appID] || unsafe[""] }
+	stays := func(appID string) bool { return tainted[appID] || tainted[""] }
 	faults := []error{err}
 	for _, seg := range f.segments {
 		if err == nil {
@@ -279,7 +279,7 @@ func (s *Spool) landed(f *flight) {
 	defer s.mu.Unlock()
 	s.flights = slices.DeleteFunc(s.flights, func(other *flight) bool { return other == f })
 	if len(s.flights) == 0 {
-		clear(s.unsafe)
+		clear(s.tainted)
 	}
 }
 

@@ -139,7 +139,7 @@ func (s *Spool) store(d *webhook.Delivery) error {
 	}
 	s.stats.Lost++
 	if len(s.flights) > 0 {
-		s.unsafe[d.AppID] = true // it may be one of theirs: so the old copy has to stay
+		s.tainted[d.AppID] = true // it may be one of theirs: so the old copy has to stay
 	}
 	return err
 }
@@ -210,7 +210,7 @@ func (s *Spool) seal() error {
 	}
 	err := s.file.Sync()
 	if err != nil {
-		s.unsafe[""] = true
+		s.tainted[""] = true
 	}
 	err = errors.Join(err, s.file.Close())
 	if s.current.size == 0 {
@@ -236,7 +236,7 @@ func (s *Spool) sync() error {
 	if err != nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.unsafe[""] = true
+		s.tainted[""] = true
 		return fmt.Errorf("webhookspool: %w: see to the disk", err)
 	}
 	return nil

@@ -59,7 +59,7 @@ type Config struct {
 
 	// Keep says whether to store a delivery that was given up because of err. By default all are but those that were
 	// purged (webhook.ErrPurged) and those that nobody is to try again (webhook.ErrFinal: 410 Gone, an address that
-	// was refused).
+	// was refused). It is called concurrently.
 	Keep func(d *webhook.Delivery, err error) bool
 
 	// Logger gets what is redelivered (Info), broken, expired or finds no room (Warn), and lost (Error, at most once
@@ -114,8 +114,8 @@ type Spool struct {
 	record   encoder
 
 	flights []*flight
-	unsafe  map[string]bool // apps of which something was lost while flights were out; "" is all of them
-	late    map[*webhook.Delivery]bool
+	tainted map[string]bool            // apps of which something was lost while flights were out; "" is all of them
+	late    map[*webhook.Delivery]bool // what hooks tell while Close runs, and whether to keep it; nil before
 	closed  bool
 
 	stats  Stats
@@ -150,7 +150,7 @@ func Open(dir string, cfg Config) (*Spool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("webhookspool: %s: %w", dir, err)
 	}
-	s := &Spool{dir: dir, cfg: cfg, lock: lock, unsafe: make(map[string]bool)}
+	s := &Spool{dir: dir, cfg: cfg, lock: lock, tainted: make(map[string]bool)}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if err := s.list(); err != nil {
 		s.cancel()
@@ -333,6 +333,7 @@ func (e *keptError) Unwrap() error { return e.err }
 func (s *Spool) shut() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.closed = true
 	if s.syncing != nil {
 		s.syncing.Stop()
 	}
