@@ -89,10 +89,14 @@ func webhookConfig(apps []app, o options, metrics *webhookprom.Metrics, spool *w
 	return cfg, nil
 }
 
-// metricsHandler serves the metrics of one dispatcher in Prometheus' format.
-func metricsHandler(metrics *webhookprom.Metrics, d *webhook.Dispatcher) http.Handler {
+// metricsHandler serves the metrics of one dispatcher and its spool in Prometheus' format.
+func metricsHandler(metrics *webhookprom.Metrics, d *webhook.Dispatcher, spool *webhookspool.Spool) http.Handler {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(metrics.Collector(d))
+	registry.MustRegister(metrics.Collector(d),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "webhook_spool_bytes", Help: "Disk space of undelivered webhooks."},
+			func() float64 { return float64(spool.Stats().Bytes) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "webhook_spool_lost_total", Help: "Undelivered webhooks that found no room on disk."},
+			func() float64 { return float64(spool.Stats().Lost) }))
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 }
 
@@ -144,7 +148,7 @@ func run(ctx context.Context, o options, log *slog.Logger) (err error) {
 		demonstration.hub = s.byID[demoID]
 	}
 	s.routes(mux)
-	mux.Handle("GET /metrics", metricsHandler(metrics, dispatcher))
+	mux.Handle("GET /metrics", metricsHandler(metrics, dispatcher, spool))
 	return s.listenAndServe(ctx, o, mux, dispatcher, spool)
 }
 

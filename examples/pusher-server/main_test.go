@@ -136,6 +136,8 @@ func TestMetrics(t *testing.T) {
 	require.Regexp(t, `(?m)^webhook_events_delivered_total [12]$`, metrics)
 	require.Regexp(t, `(?m)^webhook_requests_total\{status="2xx"\} [12]$`, metrics)
 	require.Regexp(t, `(?m)^webhook_endpoints\{state="failing"\} 0$`, metrics)
+	require.Regexp(t, `(?m)^webhook_spool_bytes 0$`, metrics)
+	require.Regexp(t, `(?m)^webhook_spool_lost_total 0$`, metrics)
 	require.NoError(t, stop())
 }
 
