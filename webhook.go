@@ -479,7 +479,7 @@ func (e *endpoint) retryNow() {
 
 // asideNow makes everything due that was set aside.
 func (e *endpoint) asideNow() {
-	for _, l := range e.existing() {
+	for l := range e.existing() {
 		for _, b := range l.queue {
 			if b.aside != nil {
 				b.aside.due = time.Now()
@@ -515,7 +515,7 @@ func (d *Dispatcher) Purge(appID string) (events int) {
 func (e *endpoint) purge() []loss {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, l := range e.existing() {
+	for l := range e.existing() {
 		if l.current != nil {
 			l.current.purged = true
 		}
