@@ -12,10 +12,20 @@ import (
 // An app is one entry of soketi's app list: what the library needs and, beside it, what this server adds.
 type app struct {
 	webhook.App
+	settings
+}
+
+// The settings of an app are those of soketi that this server knows.
+type settings struct {
 	Enabled                  *bool `json:"enabled"` // default true
 	EnableClientMessages     bool  `json:"enableClientMessages"`
 	MaxClientEventsPerSecond int   `json:"maxClientEventsPerSecond"` // of one socket; 0 is Pusher's 10, less is no limit
 	MaxConnections           int   `json:"maxConnections"`           // sockets at a time; 0 is 10 000, less is no limit
+}
+
+// UnmarshalJSON reads both parts. The library's alone would read itself only, because it is embedded.
+func (a *app) UnmarshalJSON(data []byte) error {
+	return errors.Join(json.Unmarshal(data, &a.App), json.Unmarshal(data, &a.settings))
 }
 
 func (a *app) disabled() bool { return a.Enabled != nil && !*a.Enabled }

@@ -24,15 +24,18 @@ func TestLoadApps(t *testing.T) {
 	}
 	for _, form := range []string{`{"appManager.array.apps": [%]}`, `{"appManager": {"array": {"apps": [%]}}}`} {
 		before, after, _ := strings.Cut(form, "%")
-		apps, err := load(before + `{"id": "1", "key": "k", "secret": "s", "enableClientMessages": true, "maxConnections": 9}` + after)
+		apps, err := load(before + `{"id": "1", "key": "k", "secret": "s", "enableClientMessages": true, "maxConnections": 9, "maxClientEventsPerSecond": 3}` + after)
 		require.NoError(t, err, form)
 		require.Len(t, apps, 1)
 		require.Equal(t, "k", apps[0].Key)
 		require.True(t, apps[0].EnableClientMessages)
 		require.Equal(t, 9, apps[0].MaxConnections)
+		require.Equal(t, 3, apps[0].MaxClientEventsPerSecond)
 		require.False(t, apps[0].disabled())
 	}
 	for content, fault := range map[string]string{
+		`{"appManager.array.apps": [{"id": "1", "enabled": "no"}]}`:               "enabled",
+		`{"appManager.array.apps": [{"id": "1", "webhooks": [{"filters": {}}]}]}`: "filters",
 		`{`: "unexpected end", `{}`: "has no apps",
 		`{"appManager.array.apps": [{"id": "1", "key": "k"}, {"id": "2", "key": "k"}]}`: `apps "1" and "2" have the same key`,
 	} {

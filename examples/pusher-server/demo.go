@@ -70,8 +70,7 @@ func newDemo(pusherJS string, log *slog.Logger) (*demo, error) {
 				},
 			}},
 		},
-		EnableClientMessages:     true,
-		MaxClientEventsPerSecond: 50,
+		settings: settings{EnableClientMessages: true, MaxClientEventsPerSecond: 50},
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /demo/webhooks", d.receive)

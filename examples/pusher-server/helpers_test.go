@@ -27,7 +27,7 @@ var allTypes = []webhook.EventType{
 
 // testApp is an app whose webhooks all go to receiver.
 func testApp(receiver *webhooktest.Receiver) app {
-	a := app{App: webhook.App{ID: "app", Key: "key", Secret: "secret"}, EnableClientMessages: true, MaxClientEventsPerSecond: -1}
+	a := app{App: webhook.App{ID: "app", Key: "key", Secret: "secret"}, settings: settings{EnableClientMessages: true, MaxClientEventsPerSecond: -1}}
 	if receiver != nil {
 		a.Webhooks = []webhook.Webhook{{URL: receiver.URL, EventTypes: allTypes}}
 		receiver.Accept(a.App)

@@ -126,7 +126,7 @@ func TestClientEventsAreLimited(t *testing.T) {
 func TestSocketsOfAnApp(t *testing.T) {
 	a := testApp(nil)
 	a.MaxConnections = 2
-	b := app{App: webhook.App{ID: "other", Key: "other", Secret: "secret"}, MaxConnections: -1}
+	b := app{App: webhook.App{ID: "other", Key: "other", Secret: "secret"}, settings: settings{MaxConnections: -1}}
 	s := startServer(t, a, b)
 	first := s.connect(t)
 	s.connect(t)

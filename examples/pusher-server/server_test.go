@@ -14,7 +14,7 @@ import (
 )
 
 func TestRefusedSockets(t *testing.T) {
-	off := app{App: webhook.App{ID: "off", Key: "off", Secret: "secret"}, Enabled: new(bool)}
+	off := app{App: webhook.App{ID: "off", Key: "off", Secret: "secret"}, settings: settings{Enabled: new(bool)}}
 	s := startServer(t, testApp(nil), off)
 	for query, code := range map[string]int{
 		"nobody?protocol=7": codeUnknownApp,
