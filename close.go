@@ -281,6 +281,11 @@ type remainder struct {
 // handBack ends every batch that is still pending, signed, as undelivered. The hooks are told at the end.
 func (d *Dispatcher) handBack(cause error) {
 	left := d.abandon()
+	defer func() { // when the hooks know, also if one ends the goroutine: Flush promises that
+		for _, r := range left {
+			r.batch.flush.ended()
+		}
+	}()
 	deliveries := make([]*Delivery, len(left))
 	var signing sync.WaitGroup
 	for part, parts := 0, runtime.GOMAXPROCS(0); part < parts; part++ {
@@ -300,9 +305,8 @@ func (d *Dispatcher) handBack(cause error) {
 	}
 	signing.Wait()
 	events := 0
-	for i, delivery := range deliveries {
+	for _, delivery := range deliveries {
 		events += delivery.Events
-		left[i].batch.flush.ended()
 	}
 	d.undelivered.Add(uint64(events))
 	c := &d.closing
