@@ -1,6 +1,6 @@
 # `make ci` is what every change has to pass, cheapest first; each step also runs by its name.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
-NESTED      := webhookprom channels/porcupine examples/ssrf examples/otel examples/pusher-server examples/pusher-server/e2e/goreceiver bench
+NESTED      := internal/h2test webhookprom channels/porcupine examples/ssrf examples/otel examples/pusher-server examples/pusher-server/e2e/goreceiver bench
 FUZZ        := FuzzEventRoundTrip FuzzVerify FuzzFilter FuzzConfigJSON FuzzHeaders FuzzTakeBody
 JSFUZZ      := FuzzAppend FuzzString FuzzFloat
 FUZZTIME    := 5s
@@ -35,6 +35,7 @@ race:
 fuzz:
 	set -e; for target in $(FUZZ); do go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) .; done
 	set -e; for target in $(JSFUZZ); do go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) ./internal/jsjson; done
+	go test -run '^$$' -fuzz '^FuzzScan$$' -fuzztime $(FUZZTIME) ./webhookspool
 
 quickstart:
 	go run ./examples/quickstart

@@ -1,7 +1,6 @@
 package webhook
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -9,11 +8,11 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 )
 
-// An App is one tenant of the server: its credentials and its webhooks. The JSON is soketi's, field for field;
-// fields of soketi's apps that do not concern webhooks are ignored.
+// An App is one tenant of the server: its credentials and its webhooks. The JSON is soketi's, field for field.
 //
 // A marshalled or printed App leaves out secrets, header values, passwords and query strings, so it cannot be loaded
 // again.
@@ -33,34 +32,6 @@ type Webhook struct {
 	EventTypes []EventType       `json:"event_types" yaml:"event_types"`
 	Filter     Filter            `json:"filter" yaml:"filter"`
 	Headers    map[string]string `json:"headers" yaml:"headers"` // sent with every delivery; cannot replace the headers that the library sets
-}
-
-// UnmarshalJSON reads soketi's webhook format. It refuses lambda_function: a webhook that would be silently
-// ignored is worse than one that stops the server at its start.
-func (w *Webhook) UnmarshalJSON(data []byte) error {
-	type plain Webhook // without this method
-	soketi := struct {
-		*plain
-		LambdaFunction string `json:"lambda_function"`
-	}{plain: (*plain)(w)}
-	if err := json.Unmarshal(data, &soketi); err != nil {
-		return err
-	}
-	if soketi.LambdaFunction != "" {
-		return errors.New("webhook: lambda_function: not supported yet, give the function a URL and set url instead")
-	}
-	return nil
-}
-
-// MarshalJSON leaves out what may be secret: header values, and the URL's userinfo and query.
-func (w Webhook) MarshalJSON() ([]byte, error) {
-	type plain Webhook
-	w.URL = redactURL(w.URL)
-	w.Headers = maps.Clone(w.Headers)
-	for name := range w.Headers {
-		w.Headers[name] = redacted
-	}
-	return json.Marshal(plain(w))
 }
 
 // Format implements fmt.Formatter, for every verb, without what may be secret.
@@ -193,12 +164,33 @@ func validateURL(raw string) error {
 func parseURL(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
 	switch {
+	case strings.Contains(raw, redacted):
+		return nil, errors.New("is that of a Webhook that was marshalled, which leaves out what may be secret")
+	case len(raw) > maxURLBytes:
+		return nil, fmt.Errorf("has %d bytes, at most %d are allowed", len(raw), maxURLBytes)
 	case err != nil:
 		return nil, errors.New("is not a valid URL")
 	case (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.Opaque != "":
 		return nil, fmt.Errorf("must be an absolute http or https URL, got %q", redactURL(raw))
+	case strings.ContainsFunc(u.Hostname(), func(r rune) bool { return !isHostChar(r) }):
+		return nil, fmt.Errorf("its host %q has a character that a host cannot have, or that must be written as punycode", u.Hostname())
+	case strings.ContainsFunc(u.RawQuery, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
+		return nil, errors.New("its query has a character that must be percent-encoded")
+	}
+	if port := u.Port(); port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return nil, fmt.Errorf("its port must be from 1 to 65535, is %s", port)
+		}
 	}
 	return u, nil
+}
+
+// maxURLBytes is what servers take of a request line, and some.
+const maxURLBytes = 8 << 10
+
+// isHostChar allows names (RFC 1123, and the underscore of many a private network) and addresses, IPv6 with its zone.
+func isHostChar(r rune) bool {
+	return r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || strings.ContainsRune("-._:%", r)
 }
 
 // redactURL removes what may be secret from a URL: the userinfo, the query and the fragment.
@@ -223,6 +215,8 @@ func validateHeader(name, value string) error {
 		return errors.New("is not a valid header name (RFC 9110, section 5.1)")
 	case slices.Contains(connectionHeaders, http.CanonicalHeaderKey(name)):
 		return errors.New("belongs to the connection and cannot be set")
+	case strings.Contains(value, redacted):
+		return errors.New("its value is the placeholder of a Webhook that was marshalled, not the value itself")
 	case !validHeaderValue(value):
 		return errors.New("its value has a character that an HTTP header cannot carry (RFC 9110, section 5.5)")
 	}

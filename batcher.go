@@ -1,9 +1,9 @@
 package webhook
 
 import (
-	"cmp"
 	"context"
 	"errors"
+	"iter"
 	"net/http"
 	"slices"
 	"strings"
@@ -36,6 +36,7 @@ type endpoint struct {
 	closed      bool   // the dispatcher is closing
 	answers     class  // how it answered last
 	epoch       uint32 // counts the back-offs that began or ended
+	headerBytes int32  // of the app's own
 	maxBody     int32  // less than MaxBatchBytes after a 413, else 0
 	deliveries  int32  // accepted since maxBody was changed
 	working     int32  // lanes that are in an app's line or sending
@@ -116,14 +117,13 @@ type batch struct {
 
 	arrived   bool // accepted
 	lost      bool // given up: it is the caller's
-	pinned    bool // it was not accepted, and hooks that are told of it can still read it
 	abandoned bool // Close has handed it back meanwhile
 	purged    bool // Purge wants it given up unless it arrives
 }
 
 const (
 	minBuffer   = 512 // a batch's first buffer, where batching is on
-	batchBytes  = 176 // what a batch takes beside its body
+	batchBytes  = 176 // what a batch takes beside its body and the app's headers
 	laneBytes   = 512 // what a lane takes, with its timer
 	keepBytes   = batchBytes + laneBytes
 	storedBytes = 512 // what a stored delivery takes beside its header
@@ -260,6 +260,9 @@ func (e *endpoint) charge(need, want int64) (granted int64, err error) {
 	return granted, nil
 }
 
+// batchBytes is what a batch takes beside its body: each delivery has a header of its own.
+func (e *endpoint) batchBytes() int { return batchBytes + int(e.headerBytes) }
+
 // chargeAnyway is charge for what was accepted already.
 func (e *endpoint) chargeAnyway(memory int64) {
 	e.bytes += memory
@@ -339,7 +342,7 @@ func (l *lane) reserve(b *batch, n int, force bool) error {
 		return nil
 	}
 	if size == 0 {
-		overhead = batchBytes
+		overhead = l.endpoint.batchBytes()
 	}
 	lane := laneBytes - l.memory
 	want := need
@@ -427,8 +430,6 @@ func (l *lane) rest() {
 // wait returns how long it takes until the lane has something to send, if it will have anything.
 func (l *lane) wait() (time.Duration, bool) {
 	switch {
-	case len(l.queue) > 0 && l.queue[0].pinned:
-		return time.Hour, true // until finish
 	case len(l.queue) > 0 && int(l.index) == l.endpoint.shared.asideLane():
 		return time.Until(l.queue[0].aside.due), true
 	case len(l.queue) > 0 || l.open != nil && l.endpoint.closed:
@@ -473,15 +474,8 @@ func (l *lane) wake() {
 func (l *lane) finish(b *batch, returned bool) (again bool) {
 	e := l.endpoint
 	e.mu.Lock()
-	switch {
-	case b != nil && b.arrived:
+	if b != nil && b.arrived {
 		defer l.done(b)()
-	case b != nil && !b.lost && !e.closed && b.delivery.by != nil:
-		b.delivery.Header = nil // it can be made again, and may be larger than the body
-	}
-	var gone []loss
-	if b != nil && b.pinned {
-		gone = e.unpin(b)
 	}
 	if l.timer != nil {
 		l.timer.Stop()
@@ -501,30 +495,10 @@ func (l *lane) finish(b *batch, returned bool) (again bool) {
 		again = e.dispatch(l)
 	}
 	e.mu.Unlock()
-	if len(gone) > 0 {
-		e.settle(gone)
-		go e.report(gone) // a hook may end its goroutine, and this one has a place to use
-	}
 	if !again {
 		e.shared.retire(e)
 	}
 	return again
-}
-
-// unpin is for a batch that was not accepted, when nobody reads it any more. It may be in another lane by now, or be
-// purged.
-func (e *endpoint) unpin(b *batch) (gone []loss) {
-	b.pinned = false
-	for _, l := range e.existing() {
-		if b.purged && !b.abandoned && slices.Contains(l.queue, cmp.Or(b.parent, b)) {
-			gone = l.lose(b, ErrPurged)
-		}
-		if l.state == filling && len(l.queue) > 0 {
-			l.rest()
-		}
-	}
-	e.tidy()
-	return gone
 }
 
 // done is for a batch that has arrived, when everybody was told. Nobody can read it any more (see Delivery), so its
@@ -613,7 +587,7 @@ func (e *endpoint) flush(f *flush) {
 	for b := range e.telling {
 		f.add(b)
 	}
-	for _, l := range e.existing() {
+	for l := range e.existing() {
 		if l.open != nil {
 			l.close()
 			l.due()
@@ -624,13 +598,13 @@ func (e *endpoint) flush(f *flush) {
 	}
 }
 
-// existing returns the endpoint's lanes.
-func (e *endpoint) existing() []*lane {
-	lanes := make([]*lane, 0, e.active)
-	for _, l := range e.lanes {
-		if l != nil {
-			lanes = append(lanes, l)
+// existing yields the endpoint's lanes. The loop may end some of them.
+func (e *endpoint) existing() iter.Seq[*lane] {
+	return func(yield func(*lane) bool) {
+		for _, l := range e.lanes {
+			if l != nil && !yield(l) {
+				return
+			}
 		}
 	}
-	return lanes
 }

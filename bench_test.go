@@ -126,7 +126,7 @@ func BenchmarkSetApp(b *testing.B) {
 // BenchmarkDeliver sends over loopback; one operation is one event. It is what the defaults were chosen by.
 func BenchmarkDeliver(b *testing.B) {
 	joined := func(i int) webhook.Event { return webhook.MemberAdded(fmt.Sprint("presence-room-", i), "user-4711") }
-	one := func(b *testing.B) []webhook.App { return []webhook.App{testApp("app", newBackend(b))} }
+	one := func(b *testing.B) []webhook.App { return []webhook.App{testApp("app", newPlainServer(b))} }
 	for _, size := range []int{10, 100, 1000, 10_000} {
 		b.Run(fmt.Sprint("batches of ", size), func(b *testing.B) {
 			benchDeliver(b, webhook.Config{Apps: one(b), MaxBatchEvents: size, MaxBatchBytes: 4 << 20}, joined)

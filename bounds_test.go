@@ -2,6 +2,7 @@ package webhook_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"runtime"
 	"strings"
@@ -146,4 +147,24 @@ func TestIdleEndpointsHoldNoBuffers(t *testing.T) {
 	require.NoError(t, d.Flush(t.Context()))
 	require.True(t, settles(func() bool { return d.Stats().ActiveEndpoints == 0 }))
 	require.LessOrEqual(t, heap()-before, int64(endpoints*1000), "the runtime keeps what its goroutines were; a buffer has 4 KiB and more")
+}
+
+// Each delivery has a copy of its app's headers, so they count against the limits: what Close hands back of a customer
+// with large headers is bounded as well.
+func TestHeadersAreCharged(t *testing.T) {
+	cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 1, MaxEndpointQueuedBytes: 1 << 20}, dead)
+	cfg.Apps[0].Webhooks[0].Headers = map[string]string{"Authorization": strings.Repeat("x", 8000)}
+	d := newDispatcher(t, cfg)
+	for i := range 100_000 {
+		if d.Emit("app", webhook.ChannelOccupied(fmt.Sprint("room-", i))) != nil {
+			break
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var left *webhook.UndeliveredError
+	require.ErrorAs(t, d.Close(ctx), &left)
+	stored, err := json.Marshal(left.Deliveries)
+	require.NoError(t, err)
+	require.Less(t, len(stored), 2<<20)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -146,7 +147,6 @@ func (d *Dispatcher) shut() (first bool) {
 	d.mu.Unlock()
 	for _, e := range d.endpointsOf("") { // there will be no others
 		e.close()
-		e.tellNow()
 	}
 	if d.active.Load() == 0 {
 		d.closing.once.Do(func() { close(d.closing.idle) })
@@ -160,12 +160,13 @@ func (e *endpoint) close() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.closed = true
+	e.tellNow()
 	if t := e.trouble; t != nil {
 		t.until = time.Time{}
 		t.lastTry = t.failures > 0
 	}
 	now := time.Now()
-	for _, l := range e.existing() {
+	for l := range e.existing() {
 		l.close()
 		for _, b := range l.queue {
 			if b.aside != nil {
@@ -280,6 +281,11 @@ type remainder struct {
 // handBack ends every batch that is still pending, signed, as undelivered. The hooks are told at the end.
 func (d *Dispatcher) handBack(cause error) {
 	left := d.abandon()
+	defer func() { // when the hooks know, also if one ends the goroutine: Flush promises that
+		for _, r := range left {
+			r.batch.flush.ended()
+		}
+	}()
 	deliveries := make([]*Delivery, len(left))
 	var signing sync.WaitGroup
 	for part, parts := 0, runtime.GOMAXPROCS(0); part < parts; part++ {
@@ -299,9 +305,8 @@ func (d *Dispatcher) handBack(cause error) {
 	}
 	signing.Wait()
 	events := 0
-	for i, delivery := range deliveries {
+	for _, delivery := range deliveries {
 		events += delivery.Events
-		left[i].batch.flush.ended()
 	}
 	d.undelivered.Add(uint64(events))
 	c := &d.closing
@@ -339,7 +344,7 @@ func (d *Dispatcher) abandon() (left []remainder) {
 func (e *endpoint) abandon() (left []*batch) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	lanes := e.existing()
+	lanes := slices.Collect(e.existing())
 	if len(lanes) > 1 && int(lanes[len(lanes)-1].index) == e.shared.asideLane() { // the oldest
 		lanes = append(lanes[len(lanes)-1:], lanes[:len(lanes)-1]...)
 	}
@@ -349,10 +354,6 @@ func (e *endpoint) abandon() (left []*batch) {
 			b.abandoned = true
 		}
 		for _, b := range l.queue {
-			b.abandoned = b.abandoned || b.pinned
-			if b.division != nil && b.division.part != nil {
-				b.division.part.abandoned = b.division.part.abandoned || b.division.part.pinned
-			}
 			left = append(left, e.pieces(b)...)
 		}
 		l.queue = nil
@@ -394,14 +395,5 @@ func (d *Dispatcher) withLastErrors(cause error) error {
 	if len(texts) == 0 {
 		return cause
 	}
-	return &closeError{cause, strings.Join(texts, "; ")}
+	return fmt.Errorf("%w; last errors: %s", cause, strings.Join(texts, "; "))
 }
-
-// A closeError is why Close has ended, and what the endpoints said.
-type closeError struct {
-	cause error
-	last  string
-}
-
-func (e *closeError) Error() string { return e.cause.Error() + "; last errors: " + e.last }
-func (e *closeError) Unwrap() error { return e.cause }

@@ -346,6 +346,34 @@ func TestFlushWaitsForTheHook(t *testing.T) {
 	})
 }
 
+// What Close hands back has ended for Flush when its hook has returned, too: what a spool stores there is safe then.
+func TestFlushWaitsForTheHookOfWhatCloseHandsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		told := make(chan struct{})
+		cfg, _ := oneEndpoint(webhook.Config{SendTimeout: time.Hour}, func(ctx context.Context, _ *webhook.Delivery) error {
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		cfg.Hooks.Undelivered = func(*webhook.Delivery, error) {
+			time.Sleep(time.Second)
+			close(told)
+		}
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("a"))
+		go func() {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			_ = d.Close(ctx)
+		}()
+		require.NoError(t, d.Flush(t.Context()))
+		select {
+		case <-told:
+		default:
+			require.Fail(t, "Flush has returned before the hook")
+		}
+	})
+}
+
 // Close does not wait for a hook for ever, and what the hook is being told of has arrived.
 func TestCloseHandsBackNothingThatArrived(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

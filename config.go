@@ -81,10 +81,14 @@ type Config struct {
 	// CacheMissWindow is how long after a cache_miss of a channel further ones are left out. Zero: off.
 	CacheMissWindow time.Duration
 
-	ClientData ClientData   // how client_event data is written. Default DataString, as Pusher does
-	Sender     Sender       // default: an HTTPSender with its own defaults
-	Hooks      Hooks        // what to tell the server
-	Logger     *slog.Logger // default: discards. An endpoint's losses are one line a second at most
+	ClientData ClientData // how client_event data is written. Default DataString, as Pusher does
+	Sender     Sender     // default: an HTTPSender with its own defaults
+	Hooks      Hooks      // what to tell the server
+
+	// Logger gets an Error for what is given up and for what Emit rejects, a Warn when an endpoint starts to fail, an
+	// Info when it has recovered, and each attempt at level Debug. There is one line a second at most about an endpoint's
+	// losses, and about rejections for a sixteenth of the apps; each says how many were left out. Default: discards.
+	Logger *slog.Logger
 }
 
 // The defaults of Config. Limits that depend on each other make room for those that are set. Measured with
@@ -129,6 +133,7 @@ func (c Config) withDefaults() Config {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	c.Logger = slog.New(guardedHandler{c.Logger.Handler()})
 	return c
 }
 

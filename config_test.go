@@ -156,7 +156,7 @@ func TestAppsPrintWithoutWhatIsSecret(t *testing.T) {
 	require.NoError(t, err)
 	require.NotContains(t, out.String()+string(asJSON), "CANARY")
 	require.NotContains(t, out.String(), fmt.Sprintf("%x", "CANARY"))
-	require.JSONEq(t, `{"id":"shop","key":"shop-key","secret":"[redacted]","webhooks":[{"url":"https://example.com/hook",
+	require.JSONEq(t, `{"id":"shop","key":"shop-key","secret":"[redacted]","webhooks":[{"url":"https://example.com/hook?[redacted]",
 		"event_types":["client_event","channel_occupied","channel_vacated","member_added","member_removed","cache_miss","subscription_count"],
 		"filter":{"channel_name_starts_with":"","channel_name_ends_with":""},"headers":{"Authorization":"[redacted]"}}]}`, string(asJSON))
 	require.Equal(t, "Bearer CANARY", app.Webhooks[0].Headers["Authorization"], "only the printed form is changed")

@@ -31,7 +31,7 @@ func TestBurstOfRefusedEventsInOneLane(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b := newBackend2(t, test.cfg, func(_ time.Duration, body []byte) int {
+				b := newBackend(t, test.cfg, func(_ time.Duration, body []byte) int {
 					if bytes.Contains(body, []byte("noisy")) {
 						return 400
 					}
@@ -59,7 +59,7 @@ func TestBurstOfRefusedEventsInOneLane(t *testing.T) {
 func TestRefusingEndsWhenSomethingIsAccepted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		answers := []int{400, 400, 400, 503, 400}
-		b := newBackend2(t, webhook.Config{}, func(time.Duration, []byte) (status int) {
+		b := newBackend(t, webhook.Config{}, func(time.Duration, []byte) (status int) {
 			if len(answers) > 0 {
 				status, answers = answers[0], answers[1:]
 			}

@@ -37,7 +37,8 @@
 //   - An endpoint that waits, or has nothing to send, has no goroutine.
 //
 // What is queued is held in memory: it survives the endpoint's outage, not the process's. Close hands back
-// what it could not deliver, to be stored and given to [Dispatcher.Redeliver] by the next process.
+// what it could not deliver, to be stored and given to [Dispatcher.Redeliver] by the next process. Package
+// webhookspool does that on disk.
 //
 // # Receiving
 //

@@ -121,8 +121,8 @@ func certificate(t testing.TB, name string, notAfter time.Time, pool *x509.CertP
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-// newBackend is a plain server that accepts everything, for benchmarks.
-func newBackend(t testing.TB) string {
+// newPlainServer is one server that accepts everything, for benchmarks.
+func newPlainServer(t testing.TB) string {
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 	}))

@@ -4,14 +4,15 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
-	"strconv"
 	"time"
 )
 
 // Hooks tell the server what became of its events. Any may be nil. They are called concurrently: Rejected on
 // the goroutine that emits, the others on the library's own, and on the one that calls Close or Purge for what it
 // hands back. What follows on the same lane waits for a hook to return (with MaxInFlight 1 that is all the endpoint
-// gets), and so does Close. A hook must not block for long; it may call the Dispatcher, but not wait in Flush or Close. A hook that panics is logged and changes nothing.
+// gets), and so does Close, until its time is up. A hook of Endpoint, or of what a concurrent Purge gives up, may run
+// on for a moment when Close has returned. A hook must not block for long; it may call the Dispatcher, but not wait in
+// Flush or Close. A hook that panics is logged and changes nothing.
 type Hooks struct {
 	// Delivered is called after an endpoint accepted d. took is the time of the attempt that it accepted; what came
 	// before is in d.CreatedAt. d is lent: see Delivery.
@@ -57,10 +58,16 @@ func (s *shared) hookUndelivered(d *Delivery, err error) {
 	}
 }
 
-func (s *shared) hookAttempt(d *Delivery, a Attempt) {
+// observed reports whether anybody looks at attempts.
+func (s *shared) observed() bool {
+	return s.cfg.Hooks.Attempt != nil || s.cfg.Logger.Enabled(s.ctx, slog.LevelDebug)
+}
+
+func (e *endpoint) hookAttempt(d *Delivery, a Attempt) {
+	s := e.shared
 	if s.cfg.Logger.Enabled(s.ctx, slog.LevelDebug) {
-		s.cfg.Logger.Debug("webhook attempt", "delivery", d.LogValue(), "attempt", a.N, "status", a.Status, "took", a.Took,
-			"error", errorText(a.Err), "retry_in", a.RetryIn)
+		s.cfg.Logger.Debug("webhook attempt", "delivery", d.LogValue(), "endpoint", e.id(), "attempt", a.N, "status", a.Status,
+			"took", a.Took, "error", errorText(a.Err), "retry_in", a.RetryIn)
 	}
 	if hook := s.cfg.Hooks.Attempt; hook != nil {
 		defer recoverHook(s.cfg.Logger, "Hooks.Attempt")
@@ -82,6 +89,7 @@ func (d *Dispatcher) reject(a *account, appID string, e *Event, err error) {
 		count = a.count
 	}
 	count.rejected.Add(1)
+	d.logRejected(count, appID, err)
 	if hook := d.cfg.Hooks.Rejected; hook != nil {
 		defer recoverHook(d.cfg.Logger, "Hooks.Rejected")
 		hook(appID, *e, err)
@@ -125,10 +133,7 @@ func (e *endpoint) reportOne(l loss) {
 		e.mu.Unlock()
 		f.ended()
 	}()
-	if leftOut, ok := e.mayLog(); ok {
-		e.shared.cfg.Logger.Error("webhook undelivered", "delivery", l.batch.delivery.LogValue(), "endpoint", e.id(),
-			"error", errorText(l.err), "left_out", leftOut)
-	}
+	e.logUndelivered(l)
 	e.shared.hookUndelivered(l.batch.delivery, l.err)
 }
 
@@ -144,19 +149,6 @@ type report struct {
 
 // pending reports whether there is something left to tell.
 func (r *report) pending() bool { return r.telling || r.state != EndpointOK || r.leftOut > 0 }
-
-// mayLog allows one line a second about an endpoint's losses, and says how many were left out before it.
-func (e *endpoint) mayLog() (leftOut int, ok bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	r := &e.troubled().report
-	if now := time.Now(); now.Sub(r.logged) >= time.Second {
-		leftOut, r.leftOut, r.logged = r.leftOut, 0, now
-		return leftOut, true
-	}
-	r.leftOut++
-	return 0, false
-}
 
 // tell tells the log and the hook of the endpoint's state if it is not the one that was told last. No lock is held.
 func (e *endpoint) tell() {
@@ -186,16 +178,10 @@ func (e *endpoint) tellOnce() (again bool) {
 	return true
 }
 
-// tellNow has the state told without waiting, if a timer would do it later.
+// tellNow has the state told at once, if a timer would do it later. e.mu is held.
 func (e *endpoint) tellNow() {
-	e.mu.Lock()
-	waits := e.trouble != nil && e.trouble.report.later != nil && e.trouble.report.later.Stop()
-	if waits {
-		e.trouble.report.telling = false
-	}
-	e.mu.Unlock()
-	if waits {
-		e.tell()
+	if t := e.trouble; t != nil && t.report.later != nil && t.report.later.Stop() {
+		t.report.later.Reset(0)
 	}
 }
 
@@ -206,35 +192,6 @@ func (e *endpoint) stateTold(state EndpointState) {
 	if e.trouble != nil {
 		e.trouble.report.state, e.trouble.report.telling = state, false
 	}
-}
-
-func (e *endpoint) logState(s EndpointStatus) {
-	if s.State == EndpointOK {
-		e.shared.cfg.Logger.Info("webhook endpoint has recovered", "app", s.AppID, "endpoint", s.ID, "url", s.URL)
-		return
-	}
-	e.shared.cfg.Logger.Warn("webhook endpoint is "+s.State.String(), "app", s.AppID, "endpoint", s.ID, "url", s.URL,
-		"error", s.LastError, "pending", s.Pending, "next_attempt", s.NextAttempt)
-}
-
-// maxErrorText bounds what an error adds to a log line or a status.
-const maxErrorText = 300
-
-// errorText is an error's text, bounded, and without line breaks or other control characters: some of it may come
-// from an endpoint.
-func errorText(err error) string {
-	if err == nil {
-		return ""
-	}
-	text := err.Error()
-	if len(text) > maxErrorText {
-		text = text[:maxErrorText] + "…"
-	}
-	quoted := strconv.Quote(text)
-	if len(quoted) == len(text)+2 {
-		return text
-	}
-	return quoted
 }
 
 // recoverHook is deferred around a hook.

@@ -41,8 +41,10 @@ type HTTPConfig struct {
 	// TLS has the roots to trust, client certificates and the like. Versions below 1.2 are never spoken.
 	TLS *tls.Config
 
-	// HTTP2 allows HTTP/2 where an endpoint offers it. There all endpoints of one host share a connection, and one
-	// that does not read stalls the others; pings and write timeouts bound how long. Default off.
+	// HTTP2 allows HTTP/2 where an endpoint offers it. There all endpoints of one host share connections: while an
+	// attempt of one that does not read lasts, up to Timeout, the others of that host may wait for it. Pings and write
+	// timeouts end a connection that is dead or not read within half of Timeout. Nothing bounds the CPU that an endpoint
+	// takes with a flood of frames to acknowledge, so leave it off where tenants choose the URLs. Default off.
 	HTTP2 bool
 
 	// Timeout bounds one attempt, up to the status of the answer. Default 10s.
@@ -233,10 +235,8 @@ func (s *HTTPSender) Send(ctx context.Context, d *Delivery) error {
 	if err != nil {
 		return fmt.Errorf("webhook: url: %w", err)
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	alarm := time.AfterFunc(s.timeout, func() { cancel(s.late) })
-	defer alarm.Stop()
+	ctx, cancel := context.WithTimeoutCause(ctx, s.timeout, s.late)
+	defer cancel()
 	x := &exchange{data: d.Body}
 	ctx = httptrace.WithClientTrace(context.WithValue(ctx, exchangeKey{}, x), &httptrace.ClientTrace{
 		GotConn:              func(c httptrace.GotConnInfo) { x.reused.Store(c.Reused) },
@@ -271,8 +271,7 @@ func (s *HTTPSender) Send(ctx context.Context, d *Delivery) error {
 	if note != nil {
 		*note = noted{resp.StatusCode, time.Now()}
 	}
-	alarm.Reset(maxDrainTime) // from here on for the rest of the answer, which has been given
-	first := drain(resp)
+	first := drain(resp, cancel)
 	x.withdraw(maxDrainTime)
 	if resp.StatusCode >= 200 && resp.StatusCode < 300 {
 		return nil
@@ -306,26 +305,21 @@ type exchange struct {
 	reused, answered atomic.Bool
 
 	data   []byte
-	first  requestBody
-	second *requestBody // of a request that is repeated
+	bodies []*requestBody // each reads data
 }
 
 // newBody gives each try of the request the body from its beginning.
 func (x *exchange) newBody() (io.Reader, error) {
-	if x.first.begun() {
-		x.second = &requestBody{rest: x.data}
-		return x.second, nil
-	}
-	x.first.restart(x.data)
-	return &x.first, nil
+	b := &requestBody{rest: x.data}
+	x.bodies = append(x.bodies, b)
+	return b, nil
 }
 
 // withdraw takes the body away from the transport, which may read it even after it has returned. One that is in the
 // middle of it, because the endpoint has answered early, may go on for a while.
 func (x *exchange) withdraw(patience time.Duration) {
-	x.first.withdraw(patience)
-	if x.second != nil {
-		x.second.withdraw(patience)
+	for _, b := range x.bodies {
+		b.withdraw(patience)
 	}
 }
 
@@ -367,18 +361,6 @@ func (b *requestBody) Close() error {
 		b.closed = nil
 	}
 	return nil
-}
-
-func (b *requestBody) begun() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.read
-}
-
-func (b *requestBody) restart(data []byte) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.rest, b.gone = data, false
 }
 
 func (b *requestBody) withdraw(patience time.Duration) {
@@ -439,10 +421,12 @@ func (w wire) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // drain reads and closes an answer, within bounds, so that the connection can be used again, and returns its
-// beginning. Errors do not count: the status has arrived, and it alone decides.
-func drain(resp *http.Response) string {
+// beginning. Errors do not count: the status has arrived, and it alone decides. cancel ends the request.
+func drain(resp *http.Response, cancel func()) string {
 	var first bytes.Buffer
 	if resp.ContentLength != 0 {
+		alarm := time.AfterFunc(maxDrainTime, cancel)
+		defer alarm.Stop()
 		if _, err := io.CopyN(&first, resp.Body, maxErrorBytes); err == nil {
 			_, _ = io.CopyN(io.Discard, resp.Body, maxDrainBytes-maxErrorBytes)
 		}

@@ -27,11 +27,14 @@ func TestNobodyWaitsForOthers(t *testing.T) {
 		"1 000 apps that answer after 9.9 s":              func(town *town) { town.settle("bad", 1000, sluggish, 2*time.Second) },
 		"1 000 apps that answer and hang in turns":        func(town *town) { town.settle("bad", 1000, inTurns, 500*time.Millisecond) },
 		"2 000 hanging apps":                              func(town *town) { town.settle("bad", 2000, nil, 2*time.Second) },
+		"300 apps that answer after 400 ms":               func(town *town) { town.settle("bad", 300, unhurried, 300*time.Millisecond) },
+		"1 000 apps that answer after 400 ms":             func(town *town) { town.settle("bad", 1000, unhurried, 300*time.Millisecond) },
 		"one app, new hanging URLs all the time":          func(town *town) { town.churn("bad", 100, 500*time.Millisecond) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				town := newTown(t, webhook.Config{})
+				defer town.close()
 				town.settle("good", 50, quick, 100*time.Millisecond)
 				town.settle("slow", 20, leisurely, 2*time.Second)
 				time.Sleep(5 * time.Second)
@@ -40,7 +43,6 @@ func TestNobodyWaitsForOthers(t *testing.T) {
 				town.forget()
 				time.Sleep(shorten(30*time.Second, 3))
 				town.requireHealthy()
-				town.close()
 			})
 		})
 	}
@@ -214,45 +216,69 @@ func dripping(r *http.Request) *http.Response {
 	return resp
 }
 
-// A request that has been on the wire for half a second leaves its place among the young, and who waits for that gets
-// it without anything else happening.
+// A request that has been on the wire for a while leaves its place among the young, and who waits for that gets it
+// without anything else happening: after half a second where six eighths of the wire are slow, sooner where fewer are,
+// and at once where only half are.
 func TestYoungPlacesTurnOver(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		town := newTown(t, webhook.Config{MaxConcurrent: 8, MaxBatchEvents: 1}) // one of them for the young
-		for i := range 3 {
-			id := fmt.Sprint("bad", i)
-			require.NoError(t, town.d.SetApp(testApp(id, "http://"+id+"/")))
-			emit(t, town.d, id, webhook.ChannelOccupied("room"))
-		}
-		town.net.set("good0", quick)
-		require.NoError(t, town.d.SetApp(testApp("good0", "http://good0/")))
-		emit(t, town.d, "good0", webhook.ChannelOccupied("room"))
-		time.Sleep(5 * time.Second)
-		require.Equal(t, 3*500*time.Millisecond+5*time.Millisecond, town.firstOf("good0"), "behind three, each its half second")
-		town.close()
-	})
+	for _, test := range []struct{ hanging, after, want time.Duration }{
+		{hanging: 5, after: 0, want: 0},
+		{hanging: 6, after: 0, want: 250 * time.Millisecond},
+		{hanging: 7, after: 251 * time.Millisecond, want: 499 * time.Millisecond},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			town := newTown(t, webhook.Config{MaxConcurrent: 8, MaxBatchEvents: 1}) // one of them for the young
+			t.Cleanup(town.close)
+			town.net.set("good0", quick)
+			require.NoError(t, town.d.SetApp(testApp("good0", "http://good0/")))
+			emit(t, town.d, "good0", webhook.ChannelOccupied("room"))
+			time.Sleep(time.Second)
+			for i := range test.hanging {
+				id := fmt.Sprint("bad", int(i))
+				require.NoError(t, town.d.SetApp(testApp(id, "http://"+id+"/")))
+				emit(t, town.d, id, webhook.ChannelOccupied("room"))
+			}
+			time.Sleep(test.after)
+			town.forget()
+			emit(t, town.d, "good0", webhook.ChannelOccupied("room"))
+			time.Sleep(5 * time.Second)
+			town.mu.Lock()
+			defer town.mu.Unlock()
+			require.Equal(t, []time.Duration{test.want + 5*time.Millisecond}, town.latencies["good"], "behind %d that hang", test.hanging)
+		})
+	}
 }
 
-// Slow endpoints take six eighths of the places at the most, and take turns there.
+// Slow endpoints take six eighths of the places at the most, failing ones five, and they take turns there.
 func TestSlowEndpointsLeaveAQuarter(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		town := newTown(t, webhook.Config{MaxConcurrent: 16, MaxBatchEvents: 1})
-		var now, most atomic.Int64
-		var measure atomic.Bool
-		town.settle("slow", 40, func(int, []byte) (int, time.Duration) {
-			if now.Add(1); measure.Load() {
-				most.Store(max(most.Load(), now.Load()))
-			}
-			time.AfterFunc(899*time.Millisecond, func() { now.Add(-1) })
-			return 200, 900 * time.Millisecond
-		}, time.Second)
-		time.Sleep(time.Minute) // by now all are known to be slow
-		measure.Store(true)
-		time.Sleep(time.Minute)
-		require.EqualValues(t, 12, most.Load())
-		for i := range 40 {
-			require.Greater(t, town.net.count(fmt.Sprint("slow", i)), 120*13/40/2, "slow%d", i)
-		}
-		town.close()
-	})
+	for name, test := range map[string]struct {
+		status    int
+		want      int64
+		turnsEach int
+	}{
+		"slow":    {status: 200, want: 12, turnsEach: 120 * 13 / 40 / 2},
+		"failing": {status: 503, want: 10, turnsEach: 120 * 11 / 40 / 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				town := newTown(t, webhook.Config{MaxConcurrent: 16, MaxBatchEvents: 1, RetryWaitMax: time.Second})
+				defer town.close()
+				var now, most atomic.Int64
+				var measure atomic.Bool
+				town.settle("slow", 40, func(int, []byte) (int, time.Duration) {
+					if now.Add(1); measure.Load() {
+						most.Store(max(most.Load(), now.Load()))
+					}
+					time.AfterFunc(899*time.Millisecond, func() { now.Add(-1) })
+					return test.status, 900 * time.Millisecond
+				}, time.Second)
+				time.Sleep(time.Minute) // by now all are known to be slow
+				measure.Store(true)
+				time.Sleep(time.Minute)
+				require.Equal(t, test.want, most.Load())
+				for i := range 40 {
+					require.Greater(t, town.net.count(fmt.Sprint("slow", i)), test.turnsEach, "slow%d", i)
+				}
+			})
+		})
+	}
 }

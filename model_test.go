@@ -353,7 +353,7 @@ func (m *model) config() webhook.Config {
 	}
 	switch r.IntN(4) {
 	case 0:
-		cfg.MaxQueuedBytes, cfg.MaxEndpointQueuedBytes = 20_000, 5000
+		cfg.MaxQueuedBytes, cfg.MaxEndpointQueuedBytes = 20_000, 6000
 	case 1:
 		cfg.MaxQueuedBytes, cfg.MaxEndpointQueuedBytes = 100_000, 60_000
 	}

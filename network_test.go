@@ -87,6 +87,7 @@ func (n *network) count(name string) int {
 }
 
 func quick(int, []byte) (int, time.Duration)     { return 200, 5 * time.Millisecond }
+func unhurried(int, []byte) (int, time.Duration) { return 200, 400 * time.Millisecond }
 func leisurely(int, []byte) (int, time.Duration) { return 200, 600 * time.Millisecond }
 func sluggish(int, []byte) (int, time.Duration)  { return 200, 9900 * time.Millisecond }
 

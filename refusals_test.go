@@ -35,7 +35,7 @@ type backend struct {
 	next    map[string]int
 }
 
-func newBackend2(t *testing.T, cfg webhook.Config, refuse func(time.Duration, []byte) int) *backend {
+func newBackend(t *testing.T, cfg webhook.Config, refuse func(time.Duration, []byte) int) *backend {
 	b := &backend{t: t, net: newNetwork(), refuse: refuse, began: time.Now(), emitted: map[string]time.Time{},
 		arrived: map[string]time.Duration{}, last: map[string]int{}, lost: map[string]bool{}, next: map[string]int{}}
 	b.net.set("backend", b.serve)
@@ -135,7 +135,7 @@ func shorten(full time.Duration, times time.Duration) time.Duration {
 func TestReceiverWithABodyLimit(t *testing.T) {
 	for _, most := range []int{0, 512 << 10} {
 		synctest.Test(t, func(t *testing.T) {
-			b := newBackend2(t, webhook.Config{MaxBatchBytes: most}, func(now time.Duration, body []byte) int {
+			b := newBackend(t, webhook.Config{MaxBatchBytes: most}, func(now time.Duration, body []byte) int {
 				switch {
 				case now < 10*time.Second:
 					return 503
@@ -159,7 +159,7 @@ func TestReceiverWithABodyLimit(t *testing.T) {
 func TestReceiverThatWantsAFreshStamp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const outage = 6 * time.Minute
-		b := newBackend2(t, webhook.Config{}, func(now time.Duration, body []byte) int {
+		b := newBackend(t, webhook.Config{}, func(now time.Duration, body []byte) int {
 			if now < outage {
 				return 503
 			}
@@ -186,7 +186,7 @@ func TestOneRefusedEventInAHundred(t *testing.T) {
 		for name, cfg := range map[string]webhook.Config{"batched": {}, "unbatched": {MaxBatchEvents: 1}} {
 			t.Run(fmt.Sprint(status, " ", name), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					b := newBackend2(t, cfg, func(_ time.Duration, body []byte) int {
+					b := newBackend(t, cfg, func(_ time.Duration, body []byte) int {
 						if bytes.Contains(body, []byte("bad")) {
 							return status
 						}
@@ -204,7 +204,7 @@ func TestOneRefusedEventInAHundred(t *testing.T) {
 						}
 						time.Sleep(100 * time.Millisecond)
 					}
-					closeNow2(t, b.d)
+					closeRefused(t, b.d)
 					require.Equal(t, sorted(bad), b.undelivered())
 					require.Less(t, b.latest(), time.Second, "nobody waits longer for one that is refused")
 					require.Len(t, b.lost, len(bad), "each is reported")
@@ -217,7 +217,7 @@ func TestOneRefusedEventInAHundred(t *testing.T) {
 // Several of Pusher's libraries refuse a whole webhook for one encrypted channel.
 func TestEncryptedChannelsCostNobodyElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBackend2(t, webhook.Config{}, func(_ time.Duration, body []byte) int {
+		b := newBackend(t, webhook.Config{}, func(_ time.Duration, body []byte) int {
 			if bytes.Contains(body, []byte(`"channel":"private-encrypted-`)) {
 				return 401
 			}
@@ -233,14 +233,14 @@ func TestEncryptedChannelsCostNobodyElse(t *testing.T) {
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
-		closeNow2(t, b.d)
+		closeRefused(t, b.d)
 		require.Len(t, b.undelivered(), refused)
 		require.Less(t, b.latest(), time.Second)
 	})
 }
 
-// closeNow2 closes a dispatcher some of whose events are refused to the end.
-func closeNow2(t *testing.T, d *webhook.Dispatcher) {
+// closeRefused closes a dispatcher some of whose events are refused to the end.
+func closeRefused(t *testing.T, d *webhook.Dispatcher) {
 	t.Helper()
 	start := time.Now()
 	_ = d.Close(t.Context())
@@ -255,7 +255,7 @@ func TestEndpointThatRefusesEverything(t *testing.T) {
 			t.Run(fmt.Sprint(name, ", channels: ", channels), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					const repaired = 20 * time.Minute
-					b := newBackend2(t, cfg, func(now time.Duration, _ []byte) int {
+					b := newBackend(t, cfg, func(now time.Duration, _ []byte) int {
 						if now < repaired {
 							return 401
 						}
@@ -283,7 +283,7 @@ func TestEndpointThatRefusesEverything(t *testing.T) {
 // A client that makes a receiver fail ten times in a row on one channel does not hold up the other channels.
 func TestBurstOfRefusedEventsOnOneChannel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBackend2(t, webhook.Config{}, func(_ time.Duration, body []byte) int {
+		b := newBackend(t, webhook.Config{}, func(_ time.Duration, body []byte) int {
 			if bytes.Contains(body, []byte("bad")) {
 				return 500
 			}
@@ -307,6 +307,38 @@ func TestBurstOfRefusedEventsOnOneChannel(t *testing.T) {
 	})
 }
 
+// A client that makes up a new channel for each event that is refused holds up nobody else of its app for long, and
+// costs none of their events.
+func TestNewNoisyChannelsAllTheTime(t *testing.T) {
+	for _, batch := range []int{0, 1} {
+		for _, channels := range []int{1, 20} {
+			t.Run(fmt.Sprint("batch ", batch, ", channels ", channels), func(t *testing.T) {
+				bubble(t, func(t *testing.T, _ *network) {
+					b := newBackend(t, webhook.Config{MaxBatchEvents: batch}, func(_ time.Duration, body []byte) int {
+						if bytes.Contains(body, []byte("bad")) {
+							return 400
+						}
+						return 0
+					})
+					for i := range int(afternoon(time.Hour).Seconds()) * 5 {
+						if i%5 == 0 { // the first is accepted: the endpoint is known to work
+							b.emit(fmt.Sprint("private-", i/5%channels), "good")
+						}
+						b.emit(fmt.Sprint("private-noisy", i), "bad")
+						time.Sleep(200 * time.Millisecond)
+					}
+					time.Sleep(10 * time.Minute)
+					for _, key := range b.undelivered() {
+						require.Contains(t, key, "noisy")
+					}
+					require.Less(t, b.latest(), 2*time.Minute)
+					b.d.Purge("app")
+				})
+			})
+		}
+	}
+}
+
 // Nearly everything is refused, on many channels, all the time: what the endpoint would accept still arrives, but for
 // the first minutes, in which it looks like an endpoint that refuses everything.
 func TestNoisyChannelsDoNotDrownTheOthers(t *testing.T) {
@@ -314,7 +346,7 @@ func TestNoisyChannelsDoNotDrownTheOthers(t *testing.T) {
 		for _, noisy := range []int{1, 20} {
 			t.Run(fmt.Sprint("batch ", batch, ", noisy ", noisy), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					b := newBackend2(t, webhook.Config{MaxBatchEvents: batch}, func(_ time.Duration, body []byte) int {
+					b := newBackend(t, webhook.Config{MaxBatchEvents: batch}, func(_ time.Duration, body []byte) int {
 						if bytes.Contains(body, []byte("bad")) {
 							return 400
 						}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -21,20 +22,23 @@ import (
 type class int8
 
 const (
-	untried class = iota
-	proven        // within youngFor
-	slow          // later, or it is failing
+	untried class = iota // not yet
+	proven               // within youngFor
+	slow                 // later
+	failing              // not, the last time
 	classes
 )
 
-// youngFor is how long a request counts as young. Endpoints that answer need no longer as a rule, so places for the
-// young turn over twice a second, whatever others do.
+// youngFor is how long a request counts as young at the most. Endpoints that answer need no longer as a rule, so places
+// for the young turn over twice a second, whatever others do.
 const youngFor = 500 * time.Millisecond
 
 // A schedule has the places on the wire. At most an eighth of them is for young requests; one that grows older
-// gives its place among them back and counts as slow. Endpoints that are failing or slow start only while fewer
-// than six eighths are slow, and untried ones only while fewer than seven eighths are: the rest is for those that
-// answer.
+// gives its place among them back and counts as slow. That takes half a second where six eighths of the wire are slow,
+// less where fewer are, and no time where only half of it is: what is free is there to be used.
+//
+// Endpoints of a class start only while fewer than so many eighths of the wire are slow: the rest is for those that
+// answer at once.
 //
 // Who waits for a place waits in the line of its app. The lock is taken after endpoint.mu and never held for long.
 type schedule struct {
@@ -49,6 +53,8 @@ type schedule struct {
 	empty   chan struct{} // closed when nobody is on the wire any more, after stop
 	timer   *time.Timer   // for the next request that grows older; runs only while somebody waits for a place
 }
+
+var gates = [classes]int{untried: 7, proven: 8, slow: 6, failing: 5}
 
 // A place is one request's on the wire.
 type place struct {
@@ -67,8 +73,8 @@ type share struct {
 	at          [classes]int     // where it stands in a line
 }
 
-// A line is a heap of the apps that wait with endpoints of one class, the next one first. Untried and proven ones
-// take turns. Of the slow ones the app goes first that holds the fewest places and has used the wire least lately.
+// A line is a heap of the apps that wait with endpoints of one class, the next one first. Proven and untried ones
+// take turns. Of the others the app goes first that holds the fewest slow places and has used the wire least lately.
 type line struct {
 	class class
 	apps  []*share
@@ -140,7 +146,7 @@ func (s *schedule) serve(self *lane) (served bool) {
 	}
 	now := time.Now()
 	s.ripen(now)
-	for _, c := range []class{proven, untried, slow} {
+	for _, c := range []class{proven, untried, slow, failing} {
 		for l := s.first(c); l != nil; l = s.first(c) {
 			s.start(l, c, now)
 			if l == self {
@@ -166,7 +172,7 @@ func (s *schedule) first(c class) *lane {
 		if s.admits(a, c) {
 			return line.serve(a)
 		}
-		if c == slow {
+		if c >= slow {
 			return nil
 		}
 		line.again(a)
@@ -197,21 +203,22 @@ func (q *line) again(a *share) {
 
 // free is how many places there are for a class.
 func (s *schedule) free(c class) int {
-	eighth, left := max(1, s.most/8), s.most-s.young-s.slow
-	switch {
-	case c == slow:
-		return min(left, max(1, s.most*6/8)-s.slow)
-	case c == untried && s.slow >= max(1, s.most*7/8):
-		return 0
+	left := s.most - s.young - s.slow
+	open := min(left, s.eighths(gates[c])-s.slow)
+	if c < slow && open > 0 {
+		open = min(left, s.eighths(1)-s.young)
 	}
-	return min(left, eighth-s.young)
+	return open
 }
+
+// eighths is so many eighths of all places, one at least.
+func (s *schedule) eighths(n int) int { return max(1, s.most*n/8) }
 
 // admits reports whether an app may start a request: while it holds fewer places than are left free, of that kind
 // and in all; see room.
 func (s *schedule) admits(a *share, c class) bool {
 	all, held := a.young+a.slow, a.young
-	if c == slow {
+	if c >= slow {
 		held = a.slow
 	}
 	return all == 0 || held < s.free(c) && all < s.most-s.young-s.slow
@@ -219,7 +226,7 @@ func (s *schedule) admits(a *share, c class) bool {
 
 func (s *schedule) start(l *lane, c class, now time.Time) {
 	p := &l.place
-	p.share, p.started, p.young = l.endpoint.account.share, now, c != slow
+	p.share, p.started, p.young = l.endpoint.account.share, now, c < slow
 	if p.young {
 		s.young++
 		p.share.young++
@@ -233,7 +240,7 @@ func (s *schedule) start(l *lane, c class, now time.Time) {
 
 // ripen makes those of the young slow that are not young any more.
 func (s *schedule) ripen(now time.Time) {
-	for p := s.starts.next; p != nil && p != &s.starts && now.Sub(p.started) >= youngFor; p = s.starts.next {
+	for p := s.starts.next; p != nil && p != &s.starts && now.Sub(p.started) >= s.youngFor(); p = s.starts.next {
 		p.unlink()
 		p.young = false
 		p.share.young--
@@ -244,13 +251,19 @@ func (s *schedule) ripen(now time.Time) {
 	}
 }
 
+// youngFor is how long a request counts as young at the moment.
+func (s *schedule) youngFor() time.Duration {
+	half, quarter := s.most/2, max(1, s.most/4)
+	return youngFor * time.Duration(min(max(0, s.slow-half), quarter)) / time.Duration(quarter)
+}
+
 // watch sets the timer if somebody waits for a young request to grow older.
 func (s *schedule) watch(now time.Time) {
 	oldest := s.starts.next
 	if len(s.lines[proven].apps)+len(s.lines[untried].apps) == 0 || oldest == nil || oldest == &s.starts {
 		return
 	}
-	wait := youngFor - now.Sub(oldest.started)
+	wait := s.youngFor() - now.Sub(oldest.started)
 	if s.timer == nil {
 		s.timer = time.AfterFunc(wait, s.tick)
 	} else {
@@ -264,10 +277,12 @@ func (s *schedule) tick() {
 	s.serve(nil)
 }
 
-// reorder restores the line of the slow ones after an app's share has changed.
+// reorder restores the lines of the slow and the failing after an app's share has changed.
 func (s *schedule) reorder(a *share) {
-	if len(a.waiting[slow]) > 0 && s.lines[slow].apps[a.at[slow]] == a {
-		heap.Fix(&s.lines[slow], a.at[slow])
+	for c := slow; c < classes; c++ {
+		if len(a.waiting[c]) > 0 {
+			heap.Fix(&s.lines[c], a.at[c])
+		}
 	}
 }
 
@@ -298,7 +313,7 @@ func (q *line) Len() int { return len(q.apps) }
 func (q *line) Less(i, j int) bool {
 	a, b := q.apps[i], q.apps[j]
 	switch {
-	case q.class != slow:
+	case q.class < slow:
 		return a.turn[q.class] < b.turn[q.class]
 	case a.slow != b.slow:
 		return a.slow < b.slow
@@ -336,7 +351,7 @@ type trouble struct {
 	timer     *time.Timer     // for that moment
 	probe     *lane           // the one that tries while the others wait
 	row       []*batch        // single events set aside since anything was accepted
-	channels  map[uint64]bool // by hash: some of those whose events were refused
+	channels  map[uint64]bool // by hash, some: whether their last event was accepted
 	lastTry   bool            // the dispatcher is closing, and the endpoint was failing before
 	lastError string
 	report    report
@@ -361,7 +376,7 @@ func (e *endpoint) refusing() bool { return e.trouble != nil && e.trouble.refusi
 
 func (e *endpoint) class() class {
 	if e.failing() {
-		return slow
+		return failing
 	}
 	return e.answers
 }
@@ -404,20 +419,19 @@ func (e *endpoint) nextLane() *lane {
 }
 
 // probeReady is the index of the ready lane that tries for all: the one whose first event has waited longest or, where
-// everything seems to be refused, each in turn, those first that have an event of which that is not known. Events that
-// were set aside go last: they say the least about an endpoint.
+// everything seems to be refused, each in turn, those first whose candidate is the likeliest. Events that were set aside
+// go last: they say the least about an endpoint.
 func (e *endpoint) probeReady() (probe int) {
 	aside := int32(e.shared.asideLane())
+	best := unlikely - 1
 	for i, l := range e.ready {
-		if l.index == aside {
-			continue
-		}
-		if e.refusing() {
-			if firsts, _ := l.firsts(); len(firsts) > 0 {
-				return i
+		switch {
+		case l.index == aside:
+		case e.refusing():
+			if _, chance := l.firsts(); chance > best {
+				probe, best = i, chance
 			}
-		}
-		if than := e.ready[probe]; than.index == aside || !e.refusing() && l.since().Before(than.since()) {
+		case e.ready[probe].index == aside || l.since().Before(e.ready[probe].since()):
 			probe = i
 		}
 	}
@@ -509,6 +523,10 @@ func (l *lane) settle(b *batch, a *Attempt, took time.Duration) {
 	s := e.shared
 	o := outcomeOf(a.Err, s.cfg.Logger)
 	a.Err, a.Status = o.err, cmp.Or(o.status, l.noted.status)
+	lent := b.delivery
+	if a.Err != nil && s.observed() { // the batch is sent again, cut or given away while a hook still reads it
+		lent = lent.Clone()
+	}
 	var gone []loss
 	e.mu.Lock()
 	if cut := a.Err != nil && s.ctx.Err() != nil; !b.abandoned && !cut {
@@ -518,7 +536,9 @@ func (l *lane) settle(b *batch, a *Attempt, took time.Duration) {
 			}
 		}
 		gone = l.judge(b, a, o)
-		b.pinned = !b.arrived && !b.lost
+		if !b.arrived && !b.lost && !e.closed && b.delivery.by != nil {
+			b.delivery.Header = nil // it can be made again, and may be larger than the body
+		}
 	}
 	e.mu.Unlock()
 	s.schedule.leave(&l.place, a.Took)
@@ -529,9 +549,9 @@ func (l *lane) settle(b *batch, a *Attempt, took time.Duration) {
 	e.settle(gone)
 	defer e.tell() // whatever a hook does to its goroutine
 	defer e.report(gone)
-	s.hookAttempt(b.delivery, *a)
+	e.hookAttempt(lent, *a)
 	if b.arrived {
-		s.hookDelivered(b.delivery, a.Took)
+		s.hookDelivered(lent, a.Took)
 	}
 }
 
@@ -544,7 +564,7 @@ func (l *lane) judge(b *batch, a *Attempt, o outcome) (gone []loss) {
 	}
 	switch v := o.verdict; {
 	case v == accepted:
-		gone = l.accept(b)
+		l.accept(b)
 	case v == unsent:
 		a.RetryIn = e.backOff(o.asks)
 		e.pause(a.RetryIn)
@@ -573,7 +593,7 @@ func (l *lane) judge(b *batch, a *Attempt, o outcome) (gone []loss) {
 
 // accept is for a batch that has arrived: whatever the endpoint's trouble was, it is over, unless the request left
 // before that began.
-func (l *lane) accept(b *batch) (gone []loss) {
+func (l *lane) accept(b *batch) {
 	e := l.endpoint
 	e.lastSuccess = time.Now()
 	e.pending -= b.events
@@ -581,10 +601,8 @@ func (l *lane) accept(b *batch) (gone []loss) {
 	e.grow()
 	if t := e.trouble; t != nil {
 		t.row = nil
+		t.learn(b, true)
 		if l.epoch == e.epoch {
-			if t.refusing && int(l.index) != e.shared.asideLane() {
-				gone = l.passOver(b)
-			}
 			e.well()
 		}
 	}
@@ -597,7 +615,6 @@ func (l *lane) accept(b *batch) (gone []loss) {
 		l.remove(b)
 		e.tells(b)
 	}
-	return gone
 }
 
 // well ends the endpoint's back-off, if it has one.
@@ -621,7 +638,7 @@ func (e *endpoint) fails(l *lane, wait time.Duration, err error) (gone []loss) {
 	e.epoch++
 	t.probe = nil
 	e.pause(wait)
-	for _, other := range e.existing() { // so that age means something
+	for other := range e.existing() { // so that age means something
 		other.close()
 		if other.state == filling {
 			other.rest()
@@ -630,7 +647,7 @@ func (e *endpoint) fails(l *lane, wait time.Duration, err error) (gone []loss) {
 	switch {
 	case t.lastTry:
 		err = fmt.Errorf("webhook: closing, and the endpoint was failing: %w", err)
-		gone = e.loseIf(err, func(l *lane, _ *batch) bool { return !l.busy() }) // the rest follows what is on the wire
+		gone = e.loseIf(err, func(l *lane, _ *batch) bool { return l.current == nil }) // the rest follows what is on the wire
 	case t.failures >= 2 && e.shared.cfg.RetryFor > 0:
 		gone = e.loseOld(err)
 	}
@@ -763,14 +780,14 @@ func (e *endpoint) loseOld(last error) []loss {
 	now, most := time.Now(), e.shared.cfg.RetryFor
 	err := fmt.Errorf("webhook: gave up after %v: %w", most, last)
 	return e.loseIf(err, func(l *lane, b *batch) bool {
-		follows := e.closed && l.busy() // Close hands back in order
+		follows := e.closed && l.current != nil // Close hands back in order
 		return !follows && now.Sub(b.last) > most
 	})
 }
 
 // loseAll gives up everything but what is in use.
 func (e *endpoint) loseAll(err error) []loss {
-	for _, l := range e.existing() {
+	for l := range e.existing() {
 		l.close()
 	}
 	return e.loseIf(err, func(*lane, *batch) bool { return true })
@@ -778,7 +795,7 @@ func (e *endpoint) loseAll(err error) []loss {
 
 // loseIf gives up what a condition holds for. In a lane it holds for the oldest, if for any.
 func (e *endpoint) loseIf(err error, condition func(*lane, *batch) bool) (gone []loss) {
-	for _, l := range e.existing() {
+	for l := range e.existing() {
 		n := len(l.queue)
 		if int(l.index) != e.shared.asideLane() {
 			n = 0
@@ -806,18 +823,14 @@ func (e *endpoint) loseIf(err error, condition func(*lane, *batch) bool) (gone [
 	return gone
 }
 
-// busy reports whether the lane's first batch is being sent, or a hook can still read it.
-func (l *lane) busy() bool { return l.current != nil || len(l.queue) > 0 && l.queue[0].pinned }
-
-// inUse reports whether a batch of the queue, or a part of it, is being sent, or a hook can still read it.
+// inUse reports whether a batch of the queue, or a part of it, is being sent.
 func (l *lane) inUse(b *batch) bool {
-	return b.pinned || b.division != nil && b.division.part != nil && b.division.part.pinned ||
-		l.current != nil && (l.current == b || l.current.parent == b)
+	return l.current != nil && (l.current == b || l.current.parent == b)
 }
 
 // tidy frees the lanes that have lost everything.
 func (e *endpoint) tidy() {
-	for _, l := range e.existing() {
+	for l := range e.existing() {
 		if l.state == ready && l.open == nil && len(l.queue) == 0 {
 			e.ready = slices.DeleteFunc(e.ready, func(other *lane) bool { return other == l })
 			l.state = filling
@@ -877,7 +890,7 @@ func (e *endpoint) cut(b *batch, from, to, events int) *batch {
 	size := headBytes + to - from + len(bodyEnd)
 	part := &batch{buf: make([]byte, headBytes, size), events: events, opened: b.opened, last: b.last}
 	part.buf = append(append(part.buf, b.buf[from:to]...), bodyEnd...)
-	part.memory = int64(size + batchBytes)
+	part.memory = int64(size + e.batchBytes())
 	e.chargeAnyway(part.memory)
 	return part
 }
@@ -955,7 +968,7 @@ func (l *lane) refuse(b *batch, a *Attempt, o outcome) (gone []loss) {
 		if b.aside == nil {
 			b.aside = &aside{lane: int(l.index), times: 1}
 		}
-		e.trouble.refuses(b)
+		e.trouble.learn(b, false)
 		a.RetryIn = e.backOff(0)
 		return e.fails(l, a.RetryIn, a.Err)
 	}
@@ -1008,7 +1021,7 @@ func (l *lane) setAside(b *batch, a *Attempt, o outcome) (gone []loss) {
 	first := b.aside == nil
 	if first {
 		b.aside = &aside{lane: int(l.index)}
-		e.troubled().refuses(b)
+		e.troubled().learn(b, false)
 	}
 	b.aside.times++
 	wait, again := e.asideWait(b, o.status >= 500)
@@ -1029,13 +1042,17 @@ func (l *lane) setAside(b *batch, a *Attempt, o outcome) (gone []loss) {
 	return gone
 }
 
-// refuses notes the channel of an event that was refused by itself: others are tried before it, see candidate.
-func (t *trouble) refuses(b *batch) {
-	const most = 256
+// learn notes whether a channel's event was accepted, for candidate. Where there are too many channels those go first
+// whose events were refused: somebody may make up a new one for each.
+func (t *trouble) learn(b *batch, accepted bool) {
+	const most = 128
+	if len(t.channels) >= most {
+		maps.DeleteFunc(t.channels, func(_ uint64, accepted bool) bool { return !accepted })
+	}
 	if t.channels == nil || len(t.channels) >= most {
 		t.channels = make(map[uint64]bool)
 	}
-	t.channels[hashChannel(rawChannel(b.buf[headBytes:]))] = true
+	t.channels[hashChannel(rawChannel(b.buf[headBytes:]))] = accepted
 }
 
 // asideWait returns when an event that was refused is tried again, if it is: after 1, 2 and 4 seconds, and one that
@@ -1058,9 +1075,7 @@ func (e *endpoint) putAside(b *batch, wait time.Duration, err error) (gone []los
 	l.queue = slices.Insert(l.queue, at, b)
 	if len(l.queue) > maxAside {
 		free := slices.DeleteFunc(slices.Clone(l.queue), func(one *batch) bool { return one == b || l.inUse(one) })
-		if len(free) > 0 { // or hooks can still read all of them
-			gone = l.lose(slices.MinFunc(free, func(one, other *batch) int { return one.last.Compare(other.last) }), err)
-		}
+		gone = l.lose(slices.MinFunc(free, func(one, other *batch) int { return one.last.Compare(other.last) }), err)
 	}
 	if l.state == filling {
 		l.rest()
@@ -1074,7 +1089,7 @@ func (e *endpoint) putAside(b *batch, wait time.Duration, err error) (gone []los
 func (e *endpoint) refuseAll(l *lane, err error) []loss {
 	t := e.trouble
 	from := e.lane(e.shared.asideLane())
-	for _, other := range e.existing() {
+	for other := range e.existing() {
 		other.probes = 0
 	}
 	for _, b := range slices.Backward(t.row) {
@@ -1094,13 +1109,10 @@ func (e *endpoint) refuseAll(l *lane, err error) []loss {
 }
 
 // candidate returns a single event to try at an endpoint that seems to refuse everything: the first of a channel, which
-// can be accepted without that being out of order. Each attempt takes another channel, those first of which nothing was
-// refused yet, because it may be some channels' events that are refused.
+// can be accepted without that being out of order. Each attempt takes another channel, the likeliest first, because it may
+// be some channels' events that are refused.
 func (l *lane) candidate() *batch {
-	firsts, others := l.firsts()
-	if len(firsts) == 0 {
-		firsts = others
-	}
+	firsts, _ := l.firsts()
 	s := firsts[l.probes%len(firsts)]
 	l.probes++
 	return l.single(s.batch, s.at, s.before)
@@ -1112,14 +1124,31 @@ type spot struct {
 	at, before int
 }
 
-// firsts returns the first event of each channel of which nothing was refused, and of the others.
-func (l *lane) firsts() (firsts, others []spot) {
+// A chance is how likely it seems that a channel's event is accepted, by what came of the last one.
+type chance int
+
+const (
+	unlikely chance = iota // refused
+	unknown
+	likely // accepted
+)
+
+func (t *trouble) chance(channel uint64) chance {
+	accepted, known := t.channels[channel]
+	switch {
+	case !known:
+		return unknown
+	case accepted:
+		return likely
+	}
+	return unlikely
+}
+
+// firsts returns the first event of each of the likeliest channels.
+func (l *lane) firsts() (firsts []spot, best chance) {
 	const most = 256 << 10 // bytes looked at
 	seen, looked := make(map[uint64]bool), 0
 	for _, b := range l.queue {
-		if b.pinned {
-			continue
-		}
 		at := headBytes
 		if b.division != nil {
 			at = b.division.at
@@ -1127,21 +1156,20 @@ func (l *lane) firsts() (firsts, others []spot) {
 		for i := range b.events {
 			end := eventEnd(b.buf, at)
 			channel := hashChannel(rawChannel(b.buf[at:end]))
-			switch s := (spot{b, at, i}); {
-			case seen[channel]:
-			case l.endpoint.trouble.channels[channel]:
-				others = append(others, s)
-			default:
-				firsts = append(firsts, s)
+			if c := l.endpoint.trouble.chance(channel); !seen[channel] && c >= best {
+				if c > best {
+					firsts, best = nil, c
+				}
+				firsts = append(firsts, spot{b, at, i})
 			}
 			seen[channel] = true
 			if looked += end - at; looked > most {
-				return firsts, others
+				return firsts, best
 			}
 			at = end + 1
 		}
 	}
-	return firsts, others
+	return firsts, best
 }
 
 // single takes the event at buf[at], of which n of the batch are before, out of a batch: it and what is before and
@@ -1174,18 +1202,4 @@ func (l *lane) single(b *batch, at, n int) *batch {
 	l.queue = slices.Replace(l.queue, i, i+1, pieces...)
 	e.complete(b)
 	return event
-}
-
-// passOver sets those events aside that stand before one that was accepted and were refused by themselves.
-func (l *lane) passOver(accepted *batch) (gone []loss) {
-	for _, b := range slices.Clone(l.queue) {
-		if b == accepted {
-			break
-		}
-		if b.aside != nil && !b.pinned {
-			l.remove(b)
-			gone = append(gone, l.endpoint.putAside(b, time.Second, ErrRefused)...)
-		}
-	}
-	return gone
 }

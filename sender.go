@@ -201,7 +201,7 @@ func (l *lane) turn() (again bool) {
 		return l.finish(nil, true)
 	}
 	returned := false
-	defer func() { again = l.finish(b, returned) && returned }()
+	defer func() { again = l.finish(b, returned) }()
 	if !stamped {
 		l.endpoint.prepare(b, &l.signer)
 		l.endpoint.shared.settling.done()

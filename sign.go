@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"net/http"
+	"slices"
 )
 
 // The headers that every delivery carries.
@@ -32,22 +33,36 @@ func Sign(secret Secret, body []byte) string {
 // are the request's, body unchanged. The error says what is wrong and holds neither secret nor signature.
 // The comparison takes constant time.
 func Verify(key string, secret Secret, header http.Header, body []byte) error {
-	if secret == "" || secret == redacted {
-		return errors.New("webhook: Verify: secret: must not be empty or a placeholder")
+	_, err := VerifyAny(map[string][]Secret{key: {secret}}, header, body)
+	return err
+}
+
+// VerifyAny is Verify for a receiver of several apps, or of one whose secret is being rotated: by key, the secrets that
+// are valid. It returns the key of the app that has sent the webhook. A secret that is empty or a placeholder is an
+// error, whatever else matches.
+func VerifyAny(secrets map[string][]Secret, header http.Header, body []byte) (key string, err error) {
+	for _, all := range secrets {
+		if slices.Contains(all, "") || slices.Contains(all, redacted) {
+			return "", errors.New("webhook: Verify: secret: must not be empty or a placeholder")
+		}
 	}
-	if got := header.Get(headerKey); got != key {
-		return fmt.Errorf("webhook: %s is %q, want %q", headerKey, got, key)
+	key = header.Get(headerKey)
+	valid, known := secrets[key]
+	if !known {
+		return "", fmt.Errorf("webhook: %s is %q, which is no key of an app that is known", headerKey, key[:min(len(key), 100)])
 	}
 	got, err := hex.DecodeString(header.Get(headerSignature))
 	if err != nil || len(got) != sha256.Size {
-		return errors.New("webhook: " + headerSignature + " is missing or is not the hexadecimal form of an HMAC-SHA256")
+		return "", errors.New("webhook: " + headerSignature + " is missing or is not the hexadecimal form of an HMAC-SHA256")
 	}
-	mac := hmac.New(sha256.New, []byte(secret))
-	mac.Write(body)
-	if !hmac.Equal(got, mac.Sum(nil)) {
-		return errors.New("webhook: " + headerSignature + " does not match the body")
+	for _, secret := range valid {
+		mac := hmac.New(sha256.New, []byte(secret))
+		mac.Write(body)
+		if hmac.Equal(got, mac.Sum(nil)) {
+			return key, nil
+		}
 	}
-	return nil
+	return "", errors.New("webhook: " + headerSignature + " does not match the body")
 }
 
 // A signer computes signatures. It keeps its HMAC state while the credentials stay the same, which costs a third of

@@ -53,6 +53,39 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// While a secret is rotated both are valid; each app's are valid for its own key only.
+func TestVerifyAny(t *testing.T) {
+	body := []byte(`{"time_ms":1,"events":[]}`)
+	secrets := map[string][]webhook.Secret{"shop": {"new", "old"}, "chat": {"other"}, "closed": nil}
+	for name, test := range map[string]struct {
+		header http.Header
+		want   string // of the error
+	}{
+		"new secret":       {signed("shop", "new", body), ""},
+		"old secret":       {signed("shop", "old", body), ""},
+		"the other app's":  {signed("shop", "other", body), "does not match the body"},
+		"an unknown key":   {signed("nobody", "new", body), `X-Pusher-Key is "nobody"`},
+		"no secret":        {signed("closed", "", body), "does not match the body"},
+		"an endless key":   {signed(strings.Repeat("x", 10_000), "new", body), `X-Pusher-Key is "xxx`},
+		"no key":           {http.Header{}, `X-Pusher-Key is ""`},
+		"half a signature": {http.Header{"X-Pusher-Key": {"shop"}, "X-Pusher-Signature": {webhook.Sign("new", body)[:32] + strings.Repeat("0", 32)}}, "does not match the body"},
+	} {
+		key, err := webhook.VerifyAny(secrets, test.header, body)
+		if test.want == "" {
+			require.NoError(t, err, name)
+			require.Equal(t, "shop", key, name)
+			continue
+		}
+		require.ErrorContains(t, err, test.want, name)
+		require.Less(t, len(err.Error()), 300, name)
+		require.Empty(t, key, name)
+	}
+	for _, unusable := range []webhook.Secret{"", "[redacted]"} {
+		_, err := webhook.VerifyAny(map[string][]webhook.Secret{"shop": {"new"}, "chat": {"other", unusable}}, signed("shop", "new", body), body)
+		require.ErrorContains(t, err, "must not be empty or a placeholder")
+	}
+}
+
 func FuzzVerify(f *testing.F) {
 	f.Add("key", "secret", []byte("body"), "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843")
 	f.Fuzz(func(t *testing.T, key, secret string, body []byte, signature string) {
@@ -60,6 +93,8 @@ func FuzzVerify(f *testing.F) {
 		right := webhook.Sign(webhook.Secret(secret), body)
 		got := webhook.Verify(key, webhook.Secret(secret), h, body) == nil
 		require.Equal(t, strings.EqualFold(signature, right), got)
+		usable := secret != "" && secret != "[redacted]"
+		require.Equal(t, usable, webhook.Verify(key, webhook.Secret(secret), signed(key, webhook.Secret(secret), body), body) == nil)
 	})
 }
 

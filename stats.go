@@ -34,8 +34,9 @@ type Stats struct {
 type counters struct {
 	emitted, rejected, queued, suppressed atomic.Uint64
 	held                                  atomic.Int64
+	rejections                            lineLimit
 
-	_ [88]byte
+	_ [72]byte
 }
 
 // Stats returns the counts of this moment. Each is exact; while events flow, they are not of the same instant.
@@ -138,7 +139,7 @@ func (e *endpoint) status() EndpointStatus {
 			s.NextAttempt = t.until
 		}
 	}
-	for _, l := range e.existing() {
+	for l := range e.existing() {
 		if l.current != nil {
 			s.InFlight++
 		}

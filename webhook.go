@@ -310,7 +310,7 @@ func (d *Dispatcher) endpoint(key endpointKey, header http.Header, a *account) (
 func (d *Dispatcher) endpointLocked(key endpointKey, header http.Header, a *account) *endpoint {
 	e := d.endpoints[key]
 	if e == nil {
-		e = &endpoint{shared: &d.shared, account: a, key: key, header: header}
+		e = &endpoint{shared: &d.shared, account: a, key: key, header: header, headerBytes: int32(headerSize(header))}
 		d.endpoints[key] = e
 		a.endpoints++
 	}
@@ -479,7 +479,7 @@ func (e *endpoint) retryNow() {
 
 // asideNow makes everything due that was set aside.
 func (e *endpoint) asideNow() {
-	for _, l := range e.existing() {
+	for l := range e.existing() {
 		for _, b := range l.queue {
 			if b.aside != nil {
 				b.aside.due = time.Now()
@@ -515,7 +515,7 @@ func (d *Dispatcher) Purge(appID string) (events int) {
 func (e *endpoint) purge() []loss {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, l := range e.existing() {
+	for l := range e.existing() {
 		if l.current != nil {
 			l.current.purged = true
 		}

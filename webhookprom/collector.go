@@ -31,6 +31,9 @@ func (c *Collector) Describe(descriptions chan<- *prometheus.Desc) {
 		descriptions <- m.desc
 	}
 	descriptions <- endpointsDesc
+	if c.metrics.perApp {
+		descriptions <- failuresDesc
+	}
 	for _, v := range c.metrics.vectors() {
 		v.Describe(descriptions)
 	}
@@ -54,11 +57,17 @@ var endpointStates = []webhook.EndpointState{webhook.EndpointOK, webhook.Endpoin
 var endpointsDesc = prometheus.NewDesc("webhook_endpoints",
 	"Endpoints that do not accept what they get, by state.", []string{"state"}, nil)
 
-// collectEndpoints counts the endpoints that are not well. The dispatcher does not tell how many are.
+var failuresDesc = prometheus.NewDesc("webhook_endpoint_failures",
+	"Failures in a row of an endpoint that does not accept what it gets, by the app and the endpoint's ID.", []string{labelApp, "endpoint"}, nil)
+
+// collectEndpoints counts the endpoints that are not well, and tells which. The dispatcher does not tell how many are.
 func (c *Collector) collectEndpoints(metrics chan<- prometheus.Metric) {
 	count := make(map[webhook.EndpointState]int)
 	for _, status := range c.dispatcher.Endpoints("") {
 		count[status.State]++
+		if c.metrics.perApp && status.State != webhook.EndpointOK {
+			metrics <- prometheus.MustNewConstMetric(failuresDesc, prometheus.GaugeValue, float64(status.Failures), appLabel(status.AppID), status.ID)
+		}
 	}
 	for _, state := range endpointStates {
 		if state != webhook.EndpointOK {

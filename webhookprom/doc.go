@@ -29,6 +29,7 @@
 //	webhook_pending_bytes                    memory that these and the timing rules hold
 //	webhook_active_endpoints                 endpoints with pending events
 //	webhook_endpoints{state}                 endpoints that are failing or refusing, until something is accepted
+//	webhook_endpoint_failures{app,endpoint}  failures in a row of each of them, by EndpointStatus.ID; only with Config.PerApp
 //
 // Histograms:
 //

@@ -369,7 +369,17 @@ func TestNames(t *testing.T) {
 			require.Empty(t, problems)
 			families, err := f.registry.Gather()
 			require.NoError(t, err)
-			require.Len(t, families, 16, "doc.go lists every metric")
+			want := map[bool]int{false: 16, true: 17}[perApp]
+			require.Len(t, families, want, "doc.go lists every metric")
+			status := f.dispatcher.Endpoints("")
+			require.Len(t, status, 1)
+			if perApp {
+				require.NoError(t, testutil.GatherAndCompare(f.registry, strings.NewReader(fmt.Sprintf(`
+# HELP webhook_endpoint_failures Failures in a row of an endpoint that does not accept what it gets, by the app and the endpoint's ID.
+# TYPE webhook_endpoint_failures gauge
+webhook_endpoint_failures{app="app",endpoint=%q} 1
+`, status[0].ID)), "webhook_endpoint_failures"))
+			}
 		})
 	}
 }

@@ -1,5 +1,5 @@
-// Graceful shows how a server loses no webhook over a restart: what could not be delivered before the process
-// ends is written to a file, and the next process delivers it. It emits an event every 10ms until it gets
+// Graceful shows how a server loses no webhook over a restart: what could not be delivered while it ran, and before
+// it ends, is written to a directory, and the next process delivers it. It emits an event every 10ms until it gets
 // SIGTERM or SIGINT.
 //
 //	go run ./examples/graceful http://localhost:8080/webhooks
@@ -7,91 +7,61 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log"
 	"log/slog"
 	"os"
 	"os/signal"
-	"sync"
 	"syscall"
 	"time"
 
 	"github.com/pusherhooks/webhook"
+	"github.com/pusherhooks/webhook/webhookspool"
 )
 
 func main() {
 	if len(os.Args) != 2 {
 		log.Fatal("usage: graceful URL")
 	}
-	if err := run(os.Args[1], "undelivered.json", 5*time.Second); err != nil {
+	if err := run(os.Args[1], "undelivered", 5*time.Second); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func run(url, file string, grace time.Duration) error {
-	var mu sync.Mutex
-	var undelivered []*webhook.Delivery
+func run(url, dir string, grace time.Duration) error {
+	spool, err := webhookspool.Open(dir, webhookspool.Config{Logger: slog.Default()})
+	if err != nil {
+		return err
+	}
 	dispatcher, err := webhook.New(webhook.Config{
 		Apps: []webhook.App{{
 			ID: "app", Key: "app-key", Secret: "app-secret",
 			Webhooks: []webhook.Webhook{{URL: url, EventTypes: []webhook.EventType{webhook.TypeSubscriptionCount}}},
 		}},
 		Logger: slog.Default(), // says when nothing listens at the URL
-		// Called for what is given up while the server runs, and for everything that Close hands back.
-		Hooks: webhook.Hooks{Undelivered: func(d *webhook.Delivery, _ error) {
-			mu.Lock()
-			defer mu.Unlock()
-			undelivered = append(undelivered, d)
-		}},
+		Hooks:  webhook.Hooks{Undelivered: spool.Undelivered},
 	})
 	if err != nil {
 		return err
 	}
-	if err := redeliver(dispatcher, file); err != nil { // before the first event, so that channels stay in order
-		return err
+	if err := spool.Redeliver(dispatcher); err != nil { // before the first event, so that channels stay in order
+		log.Print(err) // and no reason not to start
 	}
 
 	stopped, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	for count := 0; stopped.Err() == nil; count++ {
 		if err := dispatcher.Emit("app", webhook.SubscriptionCount("room", count)); err != nil {
-			return err
+			log.Print(err) // the queue is full, for example: this one is lost, and the next may not be
+		} else {
+			fmt.Println("accepted", count)
 		}
-		fmt.Println("accepted", count)
 		time.Sleep(10 * time.Millisecond)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
-	if err := dispatcher.Close(ctx); err != nil {
+	if err := spool.Close(ctx, dispatcher); err != nil { // closes both
 		log.Print(err)
 	}
-	return save(file, undelivered)
-}
-
-// redeliver queues what an earlier process has saved. The file stays until save: if this process is killed,
-// the next one sends it again, and receivers drop what they have seen by its Webhook-Id.
-func redeliver(dispatcher *webhook.Dispatcher, file string) error {
-	data, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	} else if err != nil {
-		return err
-	}
-	var deliveries []*webhook.Delivery
-	if err := json.Unmarshal(data, &deliveries); err != nil {
-		return err
-	}
-	return dispatcher.Redeliver(deliveries...)
-}
-
-// save replaces the file at once. It holds the app's headers and URLs, so nobody else may read it.
-func save(file string, deliveries []*webhook.Delivery) error {
-	data, err := json.Marshal(deliveries)
-	if err != nil {
-		return err
-	}
-	return errors.Join(os.WriteFile(file+".new", data, 0o600), os.Rename(file+".new", file))
+	return nil
 }

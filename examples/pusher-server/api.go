@@ -10,12 +10,6 @@ import (
 	"time"
 )
 
-// maxCall bounds the body of an API call, which also has to arrive in time.
-const (
-	maxCall  = 512 << 10
-	callTime = 10 * time.Second
-)
-
 // An apiError is answered as it is, with its status.
 type apiError struct {
 	status  int
@@ -46,16 +40,19 @@ func (s *server) signed(call func(h *hub, r *http.Request, body []byte) (any, er
 }
 
 func (s *server) call(w http.ResponseWriter, r *http.Request, call func(*hub, *http.Request, []byte) (any, error)) (any, error) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(callTime)) // for whatever is left of it too
 	h := s.byID[r.PathValue("id")]
 	if h == nil {
 		return nil, &apiError{http.StatusNotFound, "unknown app"}
 	}
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(callTime))
+	if err := h.app.verifyRequest(r, time.Now()); err != nil {
+		return nil, &apiError{http.StatusUnauthorized, err.Error()}
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxCall))
 	if err != nil {
 		return nil, &apiError{http.StatusRequestEntityTooLarge, "the body could not be read: " + err.Error()}
 	}
-	if err := h.app.verifyRequest(r, body, time.Now()); err != nil {
+	if err := verifyBody(r, body); err != nil {
 		return nil, &apiError{http.StatusUnauthorized, err.Error()}
 	}
 	if h.app.disabled() {

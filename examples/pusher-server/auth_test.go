@@ -29,7 +29,11 @@ func TestVerifyRequest(t *testing.T) {
 		for i := 0; i < len(change); i += 2 {
 			query.Set(change[i], change[i+1])
 		}
-		return a.verifyRequest(httptest.NewRequest(method, path+"?"+query.Encode(), nil), []byte(body), now)
+		r := httptest.NewRequest(method, path+"?"+query.Encode(), nil)
+		if err := a.verifyRequest(r, now); err != nil {
+			return err
+		}
+		return verifyBody(r, []byte(body))
 	}
 	require.NoError(t, verify("POST", "/apps/3/events", body, now))
 	require.NoError(t, verify("POST", "/apps/3/events", body, now.Add(maxClockSkew)))

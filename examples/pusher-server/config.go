@@ -15,6 +15,7 @@ type app struct {
 	Enabled                  *bool `json:"enabled"` // default true
 	EnableClientMessages     bool  `json:"enableClientMessages"`
 	MaxClientEventsPerSecond int   `json:"maxClientEventsPerSecond"` // of one socket; 0 is Pusher's 10, less is no limit
+	MaxConnections           int   `json:"maxConnections"`           // sockets at a time; 0 is 10 000, less is no limit
 }
 
 func (a *app) disabled() bool { return a.Enabled != nil && !*a.Enabled }

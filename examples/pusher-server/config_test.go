@@ -13,6 +13,7 @@ import (
 
 	"github.com/pusherhooks/webhook"
 	"github.com/pusherhooks/webhook/webhookprom"
+	"github.com/pusherhooks/webhook/webhookspool"
 )
 
 func TestLoadApps(t *testing.T) {
@@ -23,14 +24,18 @@ func TestLoadApps(t *testing.T) {
 	}
 	for _, form := range []string{`{"appManager.array.apps": [%]}`, `{"appManager": {"array": {"apps": [%]}}}`} {
 		before, after, _ := strings.Cut(form, "%")
-		apps, err := load(before + `{"id": "1", "key": "k", "secret": "s", "enableClientMessages": true, "maxConnections": 9}` + after)
+		apps, err := load(before + `{"id": "1", "key": "k", "secret": "s", "enableClientMessages": true, "maxConnections": 9, "maxClientEventsPerSecond": 3}` + after)
 		require.NoError(t, err, form)
 		require.Len(t, apps, 1)
 		require.Equal(t, "k", apps[0].Key)
 		require.True(t, apps[0].EnableClientMessages)
+		require.Equal(t, 9, apps[0].MaxConnections)
+		require.Equal(t, 3, apps[0].MaxClientEventsPerSecond)
 		require.False(t, apps[0].disabled())
 	}
 	for content, fault := range map[string]string{
+		`{"appManager.array.apps": [{"id": "1", "enabled": "no"}]}`:               "enabled",
+		`{"appManager.array.apps": [{"id": "1", "webhooks": [{"filters": {}}]}]}`: "filters",
 		`{`: "unexpected end", `{}`: "has no apps",
 		`{"appManager.array.apps": [{"id": "1", "key": "k"}, {"id": "2", "key": "k"}]}`: `apps "1" and "2" have the same key`,
 	} {
@@ -41,7 +46,10 @@ func TestLoadApps(t *testing.T) {
 
 func testConfig(t *testing.T, apps []app, o options) webhook.Config {
 	t.Helper()
-	cfg, err := webhookConfig(apps, o, webhookprom.New(webhookprom.Config{}), slog.New(slog.DiscardHandler))
+	spool, err := webhookspool.Open(t.TempDir(), webhookspool.Config{})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = spool.Close(t.Context(), nil) })
+	cfg, err := webhookConfig(apps, o, webhookprom.New(webhookprom.Config{}), spool, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	return cfg
 }

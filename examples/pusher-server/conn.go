@@ -7,18 +7,15 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
 )
 
-// The limits of one socket, this server's own where Pusher names none.
 const (
-	outboxSize       = 256 // frames
-	readLimit        = 64 << 10
-	maxSubscriptions = 1000
-	writeTimeout     = 5 * time.Second
-	closeGrace       = time.Second // for the last frames and the closing handshake
+	writeTimeout = 5 * time.Second // for a frame
+	closeGrace   = time.Second     // for the last frames and the closing handshake
 )
 
 // Timing is how long a silent socket is believed to be alive.
@@ -42,6 +39,7 @@ type conn struct {
 	cancel context.CancelFunc
 
 	outbox chan []byte
+	queued atomic.Int64  // bytes in outbox
 	heard  chan struct{} // the client said something
 
 	once   sync.Once
@@ -50,12 +48,11 @@ type conn struct {
 
 	channels map[string]*channel // guarded by hub.mu
 
-	second    time.Time // the start of the second in which
-	perSecond int       // so many client events came: the reader's own
+	limiter limiter // the reader's own
 }
 
-func newConn(ws *websocket.Conn, h *hub, t timing) *conn {
-	ws.SetReadLimit(readLimit)
+func newConn(ws *websocket.Conn, h *hub, t timing, p paces) *conn {
+	ws.SetReadLimit(maxFrame)
 	ctx, cancel := context.WithCancel(context.Background())
 	return &conn{
 		id: fmt.Sprintf("%d.%d", rand.Uint64N(1e10), rand.Uint64N(1e10)),
@@ -64,16 +61,21 @@ func newConn(ws *websocket.Conn, h *hub, t timing) *conn {
 		heard:    make(chan struct{}, 1),
 		closed:   make(chan struct{}),
 		channels: make(map[string]*channel),
+		limiter:  newLimiter(p, &h.app),
 	}
 }
 
 // send queues a frame. A client that doesn't keep up is dropped: nobody waits for it.
 func (c *conn) send(frame []byte) {
-	select {
-	case c.outbox <- frame:
-	default:
-		c.close(fault{codeTooSlow, "The socket did not take its messages in time"})
+	if c.queued.Add(int64(len(frame))) <= outboxBytes {
+		select {
+		case c.outbox <- frame:
+			return
+		default:
+		}
 	}
+	c.queued.Add(-int64(len(frame)))
+	c.close(fault{codeTooSlow, "The socket did not take its messages in time"})
 }
 
 // close ends the socket: what is queued and the reason go out first, if the client takes them at once. The
@@ -105,7 +107,9 @@ func (c *conn) serve() {
 		case c.heard <- struct{}{}:
 		default:
 		}
-		c.handle(frame)
+		if !c.pause(c.handle(frame)) {
+			break
+		}
 	}
 	c.close(fault{int(websocket.StatusNormalClosure), ""})
 	c.hub.leave(c)
@@ -113,14 +117,29 @@ func (c *conn) serve() {
 	c.cancel()
 }
 
-func (c *conn) handle(frame []byte) {
-	var m message
-	if err := json.Unmarshal(frame, &m); err != nil {
-		c.send((&fault{0, "Invalid message: it must be a JSON object with an event"}).encode())
-		return
+// pause lets a while pass before more is read, and reports whether the socket is still alive.
+func (c *conn) pause(d time.Duration) bool {
+	if d <= 0 {
+		return true
 	}
+	wait := time.NewTimer(d)
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+		return true
+	case <-c.closed:
+		return false
+	}
+}
+
+// handle does what a client asks, and returns how long to wait before more is read.
+func (c *conn) handle(frame []byte) time.Duration {
+	var m message
 	var f *fault
-	switch {
+	passedOn := false
+	switch err := json.Unmarshal(frame, &m); {
+	case err != nil:
+		f = &fault{0, "Invalid message: it must be a JSON object with an event"}
 	case m.Event == "pusher:ping":
 		c.send(message{Event: "pusher:pong", Data: object(struct{}{})}.encode())
 	case m.Event == "pusher:pong": // it was heard, and that is all
@@ -133,12 +152,14 @@ func (c *conn) handle(frame []byte) {
 		}
 	case strings.HasPrefix(m.Event, "client-"):
 		f = c.hub.clientEvent(c, m)
+		passedOn = f == nil
 	default:
 		f = &fault{0, fmt.Sprintf("Unsupported event %.200q", m.Event)}
 	}
 	if f != nil {
 		c.send(f.encode())
 	}
+	return c.limiter.took(m.Event, passedOn)
 }
 
 func (c *conn) subscribe(data json.RawMessage) *fault {
@@ -147,26 +168,17 @@ func (c *conn) subscribe(data json.RawMessage) *fault {
 		return &fault{0, "Invalid pusher:subscribe: its data must be an object"}
 	}
 	f := c.hub.subscribe(c, s)
-	if f != nil && f.code == codeUnauthorized && validChannel(s.Channel) {
+	if f != nil && f.code != 0 && validChannel(s.Channel) {
+		kind, status := "AuthError", 401
+		if f.code == codeLimit {
+			kind, status = "LimitReached", codeOverQuota // as soketi says it
+		}
 		// pusher:error is for the socket; this one reaches those who listen on the channel.
 		c.send(message{Event: "pusher:subscription_error", Channel: s.Channel, Data: object(map[string]any{
-			"type": "AuthError", "error": f.message, "status": 401,
+			"type": kind, "error": f.message, "status": status,
 		})}.encode())
 	}
 	return f
-}
-
-// allowClientEvent is the rate limit of client events.
-func (c *conn) allowClientEvent(now time.Time) bool {
-	limit := c.hub.app.MaxClientEventsPerSecond
-	if limit == 0 {
-		limit = 10
-	}
-	if now.Sub(c.second) >= time.Second {
-		c.second, c.perSecond = now, 0
-	}
-	c.perSecond++
-	return limit < 0 || c.perSecond <= limit
 }
 
 // write sends what is queued, asks a silent client whether it is there, and closes the socket in the end.
@@ -200,6 +212,7 @@ func (c *conn) write() {
 
 // writeFrame reports whether the client took it. If not, the websocket library has closed the socket.
 func (c *conn) writeFrame(frame []byte) bool {
+	defer c.queued.Add(-int64(len(frame)))
 	ctx, cancel := context.WithTimeout(c.ctx, writeTimeout)
 	defer cancel()
 	return c.ws.Write(ctx, websocket.MessageText, frame) == nil

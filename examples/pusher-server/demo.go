@@ -70,8 +70,7 @@ func newDemo(pusherJS string, log *slog.Logger) (*demo, error) {
 				},
 			}},
 		},
-		EnableClientMessages:     true,
-		MaxClientEventsPerSecond: 50,
+		EnableClientMessages: true, MaxClientEventsPerSecond: 50,
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /demo/webhooks", d.receive)
@@ -183,7 +182,7 @@ func (d *demo) stream(w http.ResponseWriter, r *http.Request) {
 // authorize answers pusher-js, which asks before it subscribes to a private or presence channel. The demo
 // believes everybody the name they give.
 func (d *demo) authorize(w http.ResponseWriter, r *http.Request) {
-	r.Body = http.MaxBytesReader(w, r.Body, readLimit)
+	r.Body = http.MaxBytesReader(w, r.Body, maxFrame)
 	socket, channel, name := r.PostFormValue("socket_id"), r.PostFormValue("channel_name"), r.PostFormValue("name")
 	if !socketID.MatchString(socket) || !validChannel(channel) || name == "" || len(name) > 40 {
 		http.Error(w, "socket_id, channel_name and name are needed", http.StatusForbidden)
@@ -202,7 +201,7 @@ func (d *demo) authorize(w http.ResponseWriter, r *http.Request) {
 // publish stands for the app's backend calling POST /events.
 func (d *demo) publish(w http.ResponseWriter, r *http.Request) {
 	var e apiEvent
-	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, readLimit)).Decode(&e)
+	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxFrame)).Decode(&e)
 	if err == nil {
 		err = e.check()
 	}

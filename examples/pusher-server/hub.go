@@ -70,7 +70,7 @@ func (h *hub) authorize(c *conn, s subscription) (user, *fault) {
 	if isPresence(s.Channel) && (json.Unmarshal([]byte(data), &u) != nil || u.ID == "") {
 		return u, &fault{codeUnauthorized, "Invalid channel_data for channel " + s.Channel + ": it needs a user_id"}
 	}
-	return u, nil
+	return u, limitUser(u)
 }
 
 func (h *hub) subscribe(c *conn, s subscription) *fault {
@@ -83,10 +83,10 @@ func (h *hub) subscribe(c *conn, s subscription) *fault {
 	if c.channels[s.Channel] != nil {
 		return &fault{0, "Existing subscription to channel " + s.Channel}
 	}
-	if len(c.channels) >= maxSubscriptions {
-		return &fault{0, fmt.Sprintf("A socket can subscribe to %d channels", maxSubscriptions)}
-	}
 	ch := h.channels[s.Channel]
+	if f := h.limit(c, ch, u); f != nil {
+		return f
+	}
 	if ch == nil {
 		ch = &channel{name: s.Channel, sockets: make(map[*conn]string)}
 		if isPresence(ch.name) {
@@ -107,6 +107,15 @@ func (h *hub) subscribe(c *conn, s subscription) *fault {
 		h.replay(c, ch)
 	}
 	return nil
+}
+
+// limit says why there is no room for a subscription to a channel, which is nil if it is vacant.
+func (h *hub) limit(c *conn, ch *channel, u user) *fault {
+	if ch == nil {
+		return limitSubscription(len(c.channels), len(h.channels), 0, true, false)
+	}
+	known := ch.members == nil || ch.members[string(u.ID)] != nil
+	return limitSubscription(len(c.channels), len(h.channels), len(ch.members), false, !known)
 }
 
 // counted tells the number of subscribers, except where the members are told: Pusher does not count those.
@@ -171,8 +180,8 @@ func (h *hub) clientEvent(c *conn, m message) *fault {
 		return &fault{codeClientEvent, "Client events are for private and presence channels"}
 	case len(m.Event) > maxEventName || len(m.Data) > maxEventData:
 		return &fault{codeClientEvent, fmt.Sprintf("A client event has %d bytes of data at the most", maxEventData)}
-	case !c.allowClientEvent(time.Now()):
-		return &fault{codeClientEvent, "Client event rejected: too many within a second"}
+	case !c.limiter.allowClientEvent():
+		return &fault{codeClientEvent, "Client event rejected due to rate limit"}
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()

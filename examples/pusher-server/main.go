@@ -22,6 +22,7 @@ import (
 
 	"github.com/pusherhooks/webhook"
 	"github.com/pusherhooks/webhook/webhookprom"
+	"github.com/pusherhooks/webhook/webhookspool"
 )
 
 type options struct {
@@ -37,7 +38,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&o.config, "config", "", "`file` with the apps, in soketi's format")
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:6001", "`address` to listen on")
 	flags.DurationVar(&o.shutdown, "shutdown", 10*time.Second, "how long a shutdown may take")
-	flags.StringVar(&o.state, "state", "undelivered.json", "`file` that keeps webhooks which a shutdown left undelivered")
+	flags.StringVar(&o.state, "state", "undelivered", "`directory` that keeps webhooks which were not delivered")
 	flags.BoolVar(&o.pusherTiming, "pusher-timing", true, "wait for members and channels that come back, and spare webhooks, as Pusher does")
 	flags.BoolVar(&o.demo, "demo", false, "add a demo app, its backend and a page (the default without -config)")
 	flags.StringVar(&o.pusherJS, "pusher-js", "e2e/node_modules/pusher-js/dist/web/pusher.min.js", "`file` with pusher-js, for the demo's page")
@@ -69,7 +70,7 @@ func main() {
 
 // webhookConfig is all there is to configure in the library: soketi's environment decides about batching, its
 // file about the endpoints.
-func webhookConfig(apps []app, o options, metrics *webhookprom.Metrics, log *slog.Logger) (webhook.Config, error) {
+func webhookConfig(apps []app, o options, metrics *webhookprom.Metrics, spool *webhookspool.Spool, log *slog.Logger) (webhook.Config, error) {
 	cfg, err := webhook.ConfigFromEnv()
 	if err != nil {
 		return cfg, err
@@ -84,14 +85,18 @@ func webhookConfig(apps []app, o options, metrics *webhookprom.Metrics, log *slo
 		cfg.Apps = append(cfg.Apps, a.App)
 	}
 	cfg.Logger = log // also says at once when an endpoint is down, and why
-	cfg.Hooks = metrics.Hooks(webhook.Hooks{Rejected: logRejected(log)})
+	cfg.Hooks = metrics.Hooks(webhook.Hooks{Rejected: logRejected(log), Undelivered: spool.Undelivered})
 	return cfg, nil
 }
 
-// metricsHandler serves the metrics of one dispatcher in Prometheus' format.
-func metricsHandler(metrics *webhookprom.Metrics, d *webhook.Dispatcher) http.Handler {
+// metricsHandler serves the metrics of one dispatcher and its spool in Prometheus' format.
+func metricsHandler(metrics *webhookprom.Metrics, d *webhook.Dispatcher, spool *webhookspool.Spool) http.Handler {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(metrics.Collector(d))
+	registry.MustRegister(metrics.Collector(d),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "webhook_spool_bytes", Help: "Disk space of undelivered webhooks."},
+			func() float64 { return float64(spool.Stats().Bytes) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "webhook_spool_lost_total", Help: "Undelivered webhooks that found no room on disk."},
+			func() float64 { return float64(spool.Stats().Lost) }))
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 }
 
@@ -125,38 +130,42 @@ func run(ctx context.Context, o options, log *slog.Logger) (err error) {
 		apps = append(apps, demonstration.app)
 		demonstration.routes(mux)
 	}
-	metrics := webhookprom.New(webhookprom.Config{})
-	cfg, err := webhookConfig(apps, o, metrics, log)
+	spool, err := webhookspool.Open(o.state, webhookspool.Config{Logger: log})
 	if err != nil {
 		return err
 	}
+	metrics := webhookprom.New(webhookprom.Config{})
+	cfg, err := webhookConfig(apps, o, metrics, spool, log)
+	if err != nil {
+		return errors.Join(err, spool.Close(ctx, nil))
+	}
 	dispatcher, err := webhook.New(cfg)
 	if err != nil {
-		return err
+		return errors.Join(err, spool.Close(ctx, nil))
 	}
 	s := newServer(apps, dispatcher, log)
 	if o.demo {
 		demonstration.hub = s.byID[demoID]
 	}
 	s.routes(mux)
-	mux.Handle("GET /metrics", metricsHandler(metrics, dispatcher))
-	return s.listenAndServe(ctx, o, mux, dispatcher)
+	mux.Handle("GET /metrics", metricsHandler(metrics, dispatcher, spool))
+	return s.listenAndServe(ctx, o, mux, dispatcher, spool)
 }
 
-func (s *server) listenAndServe(ctx context.Context, o options, handler http.Handler, d *webhook.Dispatcher) error {
+func (s *server) listenAndServe(ctx context.Context, o options, handler http.Handler, d *webhook.Dispatcher, spool *webhookspool.Spool) error {
 	listener, err := net.Listen("tcp", o.listen)
 	if err != nil {
-		return err
+		return errors.Join(err, spool.Close(ctx, d))
 	}
-	spool, err := resume(o.state, d, s.log)
-	if err != nil {
-		return errors.Join(err, listener.Close())
+	if err := spool.Redeliver(d); err != nil { // before any new event
+		s.log.Error("some webhooks of an earlier run are not redelivered", "error", err)
 	}
 	ctx, stop := context.WithCancel(ctx)
 	web := &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: callTime,
 		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    maxHeader,
 		BaseContext:       func(net.Listener) context.Context { return ctx }, // ends the demo's streams
 	}
 	failed := make(chan error, 1)
@@ -170,26 +179,19 @@ func (s *server) listenAndServe(ctx context.Context, o options, handler http.Han
 	s.log.Info("shutting down", "deadline", o.shutdown)
 	deadline, cancel := context.WithTimeout(context.Background(), o.shutdown)
 	defer cancel()
-	undelivered, closeErr := s.shutdown(deadline, web, d)
-	err = errors.Join(err, closeErr, spool.close(undelivered))
+	s.shutdown(deadline, web)
+	err = errors.Join(err, spool.Close(deadline, d)) // waits for the webhooks, those about the sockets too
 	stats := d.Stats()
 	s.log.Info("stopped", "emitted", stats.Emitted, "delivered", stats.Delivered, "undelivered", stats.Undelivered)
 	return err
 }
 
-// shutdown stops accepting, turns everybody out, and then waits for the webhooks, those about the sockets
-// that were just closed among them. It returns what ctx left no time for.
-func (s *server) shutdown(ctx context.Context, web *http.Server, d *webhook.Dispatcher) ([]*webhook.Delivery, error) {
+// shutdown stops accepting and turns everybody out, which emits the last events.
+func (s *server) shutdown(ctx context.Context, web *http.Server) {
 	calls, cancel := context.WithTimeout(ctx, closeGrace)
 	defer cancel()
 	if web.Shutdown(calls) != nil {
 		_ = web.Close() // a call that takes so long is cut off
 	}
 	s.closeSockets()
-	err := d.Close(ctx)
-	var undelivered *webhook.UndeliveredError
-	if errors.As(err, &undelivered) {
-		return undelivered.Deliveries, err
-	}
-	return nil, err
 }

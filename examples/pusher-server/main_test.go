@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pusherhooks/webhook"
+	"github.com/pusherhooks/webhook/webhookspool"
 )
 
 // start runs the whole program and returns its URL, and what stops it and returns its result.
@@ -61,7 +62,7 @@ func testOptions(t *testing.T) options {
 	js := filepath.Join(folder, "pusher.js")
 	require.NoError(t, os.WriteFile(js, []byte("// pusher-js"), 0o600))
 	return options{
-		listen: "127.0.0.1:0", state: filepath.Join(folder, "undelivered.json"), shutdown: patience, demo: true, pusherJS: js,
+		listen: "127.0.0.1:0", state: filepath.Join(folder, "undelivered"), shutdown: patience, demo: true, pusherJS: js,
 	}
 }
 
@@ -135,6 +136,8 @@ func TestMetrics(t *testing.T) {
 	require.Regexp(t, `(?m)^webhook_events_delivered_total [12]$`, metrics)
 	require.Regexp(t, `(?m)^webhook_requests_total\{status="2xx"\} [12]$`, metrics)
 	require.Regexp(t, `(?m)^webhook_endpoints\{state="failing"\} 0$`, metrics)
+	require.Regexp(t, `(?m)^webhook_spool_bytes 0$`, metrics)
+	require.Regexp(t, `(?m)^webhook_spool_lost_total 0$`, metrics)
 	require.NoError(t, stop())
 }
 
@@ -152,14 +155,16 @@ func TestUndeliveredSurvivesARestart(t *testing.T) {
 			receiver.Accept(a.App)
 			receiver.Answer(http.StatusServiceUnavailable)
 			seen := len(receiver.Requests())
-			path := filepath.Join(t.TempDir(), "undelivered.json")
-			leaveUndelivered(t, path, a.App)
+			dir := t.TempDir()
+			err := runSpooled(t, dir, webhook.Config{Apps: []webhook.App{a.App}}, 50*time.Millisecond, webhook.ChannelOccupied("news"))
+			require.ErrorContains(t, err, "kept in "+dir)
 
 			receiver.Answer(http.StatusOK)
 			for _, app := range cfg.Apps {
 				receiver.Accept(app)
 			}
-			redeliver(t, path, cfg)
+			require.NoError(t, runSpooled(t, dir, cfg, patience))
+			require.Empty(t, stored(t, dir))
 			requests := receiver.Requests()[seen:]
 			first, last := requests[0], requests[len(requests)-1]
 			require.Equal(t, http.StatusOK, last.Status) // so it was well signed
@@ -172,37 +177,49 @@ func TestUndeliveredSurvivesARestart(t *testing.T) {
 	}
 }
 
-// leaveUndelivered runs a dispatcher that cannot deliver an event before it is closed.
-func leaveUndelivered(t *testing.T, path string, app webhook.App) {
+// runSpooled runs a dispatcher from its start to its end, as the program does.
+func runSpooled(t *testing.T, dir string, cfg webhook.Config, time time.Duration, emit ...webhook.Event) error {
 	t.Helper()
-	d, err := webhook.New(webhook.Config{Apps: []webhook.App{app}})
+	spool, err := webhookspool.Open(dir, webhookspool.Config{})
 	require.NoError(t, err)
-	spool, err := resume(path, d, slog.New(slog.DiscardHandler))
-	require.NoError(t, err)
-	require.NoError(t, d.Emit("app", webhook.ChannelOccupied("news")))
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	var undelivered *webhook.UndeliveredError
-	require.ErrorAs(t, d.Close(ctx), &undelivered)
-	require.ErrorContains(t, spool.close(undelivered.Deliveries), "kept in "+path)
-}
-
-// redeliver runs a dispatcher that delivers what is left, and leaves nothing.
-func redeliver(t *testing.T, path string, cfg webhook.Config) {
-	t.Helper()
+	cfg.Hooks.Undelivered = spool.Undelivered
 	d, err := webhook.New(cfg)
 	require.NoError(t, err)
-	spool, err := resume(path, d, slog.New(slog.DiscardHandler))
-	require.NoError(t, err)
-	require.NoError(t, d.Flush(t.Context()))
-	require.NoError(t, d.Close(t.Context()))
-	require.NoError(t, spool.close(nil))
-	require.NoFileExists(t, path)
+	require.NoError(t, spool.Redeliver(d))
+	for _, e := range emit {
+		require.NoError(t, d.Emit("app", e))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time)
+	defer cancel()
+	return spool.Close(ctx, d)
 }
 
-func TestBrokenStateStopsTheStart(t *testing.T) {
+// stored lists the files with deliveries.
+func stored(t *testing.T, dir string) []string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.spool"))
+	require.NoError(t, err)
+	return files
+}
+
+// What cannot be read is moved aside, and the server starts.
+func TestBrokenStateIsMovedAside(t *testing.T) {
 	o := testOptions(t)
-	require.NoError(t, os.WriteFile(o.state, []byte("{"), 0o600))
-	err := run(t.Context(), o, slog.New(slog.DiscardHandler))
-	require.ErrorContains(t, err, o.state)
+	require.NoError(t, os.Mkdir(o.state, 0o700))
+	file := filepath.Join(o.state, "00000001.spool")
+	require.NoError(t, os.WriteFile(file, []byte("{"), 0o600))
+	address, stop := start(t, o)
+	require.Contains(t, get(t, address), "<h1>")
+	require.NoError(t, stop())
+	require.NoFileExists(t, file)
+	content, err := os.ReadFile(file + ".broken")
+	require.NoError(t, err)
+	require.Equal(t, "{", string(content))
+}
+
+func TestTwoServersDoNotShareTheirState(t *testing.T) {
+	o := testOptions(t)
+	_, stop := start(t, o)
+	require.ErrorIs(t, run(t.Context(), o, slog.New(slog.DiscardHandler)), webhookspool.ErrInUse)
+	require.NoError(t, stop())
 }

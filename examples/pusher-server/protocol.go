@@ -6,26 +6,20 @@ import (
 	"strings"
 )
 
-// Pusher's codes, of pusher:error messages and of closed sockets. The hundreds tell a client what to do:
-// 40xx do not come back, 41xx come back after a while, 42xx come back at once, 43xx stay.
+// Pusher's codes, of pusher:error messages and of closed sockets, as in "Error Codes" of
+// https://pusher.com/docs/channels/library_auth_reference/pusher-websockets-protocol/. The hundreds tell a client
+// what to do: 40xx do not come back, 41xx come back after a while, 42xx come back at once, 43xx stay.
 const (
+	codeLimit               = -1 // Pusher has none: told as null
 	codeUnknownApp          = 4001
 	codeAppDisabled         = 4003
+	codeOverQuota           = 4004
 	codeUnsupportedProtocol = 4007
 	codeUnauthorized        = 4009
 	codeTooSlow             = 4100
 	codeReconnect           = 4200
 	codePongTimeout         = 4201
-	codeClientEvent         = 4301
-)
-
-// The limits of Pusher's own service and of its server libraries.
-const (
-	maxChannelName  = 200
-	maxEventName    = 200
-	maxEventData    = 10 << 10
-	maxChannelsCall = 100 // channels of one POST /events
-	maxBatchCall    = 10  // events of one POST /batch_events
+	codeClientEvent         = 4301 // Pusher's for the rate; soketi's for whatever else is wrong with one
 )
 
 // A message is one frame of protocol 7, in either direction.
@@ -57,7 +51,7 @@ func object(v any) json.RawMessage {
 // text is the data of most messages: JSON inside a JSON string.
 func text(v any) json.RawMessage { return object(string(object(v))) }
 
-// A fault is what a client did wrong. Code is 0 where Pusher has none.
+// A fault is what a client did wrong. Code is 0 or less where Pusher has none.
 type fault struct {
 	code    int
 	message string
@@ -68,7 +62,7 @@ func (f *fault) encode() []byte {
 		Code    *int   `json:"code"`
 		Message string `json:"message"`
 	}{Message: f.message}
-	if f.code != 0 {
+	if f.code > 0 {
 		data.Code = &f.code
 	}
 	return message{Event: "pusher:error", Data: object(data)}.encode()

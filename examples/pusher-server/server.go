@@ -16,18 +16,20 @@ import (
 type server struct {
 	byKey, byID map[string]*hub
 	timing      timing
+	paces       paces
 	log         *slog.Logger
 
 	mu      sync.Mutex
 	closing bool
 	conns   map[*conn]bool
+	open    map[*hub]int   // how many of them are whose
 	served  sync.WaitGroup // of conns
 }
 
 func newServer(apps []app, d *webhook.Dispatcher, log *slog.Logger) *server {
 	s := &server{
-		byKey: make(map[string]*hub), byID: make(map[string]*hub), timing: pusherTiming, log: log,
-		conns: make(map[*conn]bool),
+		byKey: make(map[string]*hub), byID: make(map[string]*hub), timing: pusherTiming, paces: defaultPaces, log: log,
+		conns: make(map[*conn]bool), open: make(map[*hub]int),
 	}
 	for _, a := range apps {
 		h := newHub(a, d)
@@ -55,9 +57,9 @@ func (s *server) serveSocket(w http.ResponseWriter, r *http.Request) {
 		refuse(ws, f)
 		return
 	}
-	c := newConn(ws, h, s.timing)
-	if !s.enter(c) {
-		refuse(ws, &fault{codeReconnect, "The server is shutting down"})
+	c := newConn(ws, h, s.timing, s.paces)
+	if f := s.enter(c); f != nil {
+		refuse(ws, f)
 		return
 	}
 	defer s.exit(c)
@@ -87,22 +89,27 @@ func refuse(ws *websocket.Conn, f *fault) {
 	_ = ws.Close(websocket.StatusCode(f.code), f.message)
 }
 
-// enter counts a socket in, unless the server is closing.
-func (s *server) enter(c *conn) bool {
+// enter counts a socket in, or says why it cannot.
+func (s *server) enter(c *conn) *fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
-		return false
+		return &fault{codeReconnect, "The server is shutting down"}
+	}
+	if f := limitSockets(&c.hub.app, s.open[c.hub]); f != nil {
+		return f
 	}
 	s.conns[c] = true
+	s.open[c.hub]++
 	s.served.Add(1)
-	return true
+	return nil
 }
 
 func (s *server) exit(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
+	s.open[c.hub]--
 	s.served.Done()
 }
 

@@ -55,7 +55,7 @@ export const ALL = [
 // startServer runs the server until the test ends or stop is called.
 export async function startServer(t, apps, { env = {}, args = [], state } = {}) {
   const folder = await temporaryFolder(t);
-  const arguments_ = ['-listen', '127.0.0.1:0', '-state', state ?? join(folder, 'undelivered.json'), ...args];
+  const arguments_ = ['-listen', '127.0.0.1:0', '-state', state ?? join(folder, 'undelivered'), ...args];
   if (apps) {
     const config = join(folder, 'apps.json');
     await writeFile(config, JSON.stringify({ 'appManager.array.apps': apps }));

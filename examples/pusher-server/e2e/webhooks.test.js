@@ -2,7 +2,7 @@
 // publisher and as one backend, pusher-http-go as the other.
 
 import assert from 'node:assert/strict';
-import { access, stat } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import {
@@ -216,21 +216,23 @@ test('SIGTERM with events pending: all arrive, and the sockets are told to come 
 test('a backend that is down at the shutdown gets its webhooks after the next start', async (t) => {
   const backend = await startNodeBackend(t);
   backend.status = 503;
-  const state = join(await temporaryFolder(t), 'undelivered.json');
+  const state = join(await temporaryFolder(t), 'undelivered');
   const apps = [app([{ url: backend.url, event_types: ['channel_occupied', 'channel_vacated'] }])];
   const first = await startServer(t, apps, { state, args: ['-shutdown', '1s'] });
   const ada = await connect(t, first, 'ada');
   await subscribe(ada, 'news');
   assert.equal(await first.stop(), 1);
   assert.equal(backend.requests.length, 0);
-  assert.equal((await stat(state)).mode & 0o777, 0o600);
+  const [file, ...others] = (await readdir(state)).filter((name) => name.endsWith('.spool'));
+  assert.deepEqual(others, []);
+  assert.equal((await stat(join(state, file))).mode & 0o777, 0o600);
 
   backend.status = 200;
   const second = await startServer(t, apps, { state });
   await backend.until(() => backend.events.length >= 2, 'what the first run left');
   assert.deepEqual(backend.of('news'), ['channel_occupied', 'channel_vacated']);
   assert.equal(await second.stop(), 0, second.log.join('\n'));
-  await assert.rejects(access(state), { code: 'ENOENT' });
+  assert.deepEqual(await readdir(state), ['lock']);
 });
 
 test('the HTTP API, spoken by the official package', async (t) => {
@@ -269,4 +271,18 @@ test('errors by their codes', async (t) => {
   const rejected = errorCode(ada);
   chat.trigger('client-hi', {});
   assert.equal(await rejected, 4301);
+});
+
+test('pusher-js at the limits: ten client events a second, and two hundred channels at once', async (t) => {
+  const server = await startServer(t, [app([])]);
+  const [ada, bob] = await Promise.all([connect(t, server, 'ada'), connect(t, server, 'bob')]);
+  const [chat, heard] = await Promise.all([subscribe(ada, 'private-chat'), subscribe(bob, 'private-chat')]);
+  const numbers = [];
+  heard.bind('client-number', ({ n }) => numbers.push(n));
+  const rejected = errorCode(ada);
+  for (let n = 0; n < 15; n++) chat.trigger('client-number', { n });
+  assert.equal(await rejected, 4301);
+  assert.equal(ada.connection.state, 'connected');
+  await Promise.all(Array.from({ length: 200 }, (_, n) => subscribe(bob, `room${n}`)));
+  assert.deepEqual(numbers.slice(0, 10), [...Array(10).keys()]);
 });
