@@ -110,24 +110,12 @@ func TestSlowSocketHoldsUpNobody(t *testing.T) {
 	h := s.byID["app"]
 	data := strings.Repeat("x", maxEventData)
 	published := 0
-	for ; len(h.sockets("news")) == 2; published++ { // until the system's buffers and the outbox are full
+	for ; h.tracker.Counts("app", "news").Subscribers == 2; published++ { // until the system's buffers and the outbox are full
 		h.publish(message{Event: "filler", Channel: "news", Data: object(data)}, fast.id)
 	}
 	require.Greater(t, published, outboxSize)
 	h.publish(message{Event: "last", Channel: "news", Data: object("")}, "")
 	fast.until("last")
-}
-
-// sockets returns those on a channel.
-func (h *hub) sockets(name string) (sockets []*conn) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if ch := h.channels[name]; ch != nil {
-		for c := range ch.sockets {
-			sockets = append(sockets, c)
-		}
-	}
-	return sockets
 }
 
 // Whatever many sockets do at once, the webhooks of each channel tell a story that can be true.
