@@ -424,6 +424,23 @@ func TestIteratorsHoldNoLock(t *testing.T) {
 	}
 }
 
+// Sockets that leave and join all the time do not keep an iterator from its end.
+func TestIteratorsEnd(t *testing.T) {
+	tracker := channels.New(&recorder{}, channels.Options{})
+	const n = 200
+	for i := range n {
+		subscribe(t, connect(t, tracker, "app", fmt.Sprint(i)), "a", "")
+	}
+	yielded := 0
+	for s := range tracker.Sockets("app", "a") {
+		yielded++
+		require.LessOrEqual(t, yielded, n)
+		unsubscribe(t, s, "a")
+		subscribe(t, s, "a", "")
+	}
+	require.Equal(t, n, yielded)
+}
+
 // An iterator that is left early leaves nothing behind, however it is left.
 func TestIteratorsMayBeLeft(t *testing.T) {
 	out := &recorder{}

@@ -43,9 +43,33 @@ func (t *transition) event(node string) webhook.Event {
 // is emitted by whoever holds it, behind what is there. So a channel's events are emitted in the order in which they
 // happened, although no lock is held then. The shard's lock guards it.
 type line struct {
-	held    bool
-	waiting []transition
-	data    int // bytes of client events in waiting
+	held        bool
+	first, last *block
+	waiting     int // transitions
+	data        int // bytes of client events among them
+}
+
+// A block has some of what waits: a line that is long is never copied with a lock held.
+type block struct {
+	transitions [16]transition
+	n           int
+	next        *block
+}
+
+func (l *line) add(t transition) {
+	if l.last == nil {
+		l.first = new(block)
+		l.last = l.first
+	} else if l.last.n == len(l.last.transitions) {
+		l.last.next = new(block)
+		l.last = l.last.next
+	}
+	l.last.transitions[l.last.n] = t
+	l.last.n++
+	l.waiting++
+	if t.note != nil {
+		l.data += len(t.note.data)
+	}
 }
 
 // The bounds of a line, for an Emitter that takes its time. Beyond them new subscriptions and client events are refused,
@@ -57,7 +81,7 @@ const (
 
 // full reports whether there is no room for another transition with so much data.
 func (l *line) full(data int) bool {
-	return len(l.waiting) >= maxWaiting || data > 0 && l.data > 0 && l.data+data > maxData
+	return l.waiting >= maxWaiting || data > 0 && l.data > 0 && l.data+data > maxData
 }
 
 var errSlow = fmt.Errorf("%w: the Emitter does not keep up with the app", webhook.ErrQueueFull)
@@ -74,8 +98,8 @@ type emission struct {
 	fewer int           // how many of few were emitted
 	n     int           // how many there are
 	own   []transition  // Leave's
-	batch []transition  // taken from a line
-	spare []transition  // to be given to a line for it
+	taken *block        // from the line
+	at    int           // the next in taken
 	line  *shard        // whose line is held; nil if none
 	lines []*shard      // the others, if Leave holds several
 }
@@ -95,11 +119,8 @@ func (e *emission) enter(sh *shard, t transition) {
 	case !l.held:
 		l.held = true
 		e.hold(sh)
-	case len(l.waiting) > 0 || e.line != sh && !slices.Contains(e.lines, sh):
-		l.waiting = append(l.waiting, t)
-		if t.note != nil {
-			l.data += len(t.note.data)
-		}
+	case l.waiting > 0 || e.line != sh && !slices.Contains(e.lines, sh):
+		l.add(t)
 		return
 	}
 	if e.own != nil {
@@ -141,16 +162,17 @@ func (e *emission) emit(limit time.Duration) bool {
 		e.app.tell(&e.few[e.fewer-1])
 	}
 	for len(e.own) > 0 {
-		t := first(&e.own)
+		t := e.own[0]
+		e.own = e.own[1:]
 		e.app.tell(&t)
 	}
 	var began time.Time
 	for e.line != nil {
-		for len(e.batch) > 0 {
+		for e.taken != nil {
 			if limit > 0 && time.Since(began) > limit {
 				return false
 			}
-			t := first(&e.batch)
+			t := e.next()
 			e.app.tell(&t)
 		}
 		if !e.take() {
@@ -163,11 +185,12 @@ func (e *emission) emit(limit time.Duration) bool {
 	return true
 }
 
-// first takes the first transition out.
-func first(of *[]transition) transition {
-	t := (*of)[0]
-	(*of)[0] = transition{} // the array is used again, and keeps nothing alive
-	*of = (*of)[1:]
+// next takes out the first transition of those that were taken.
+func (e *emission) next() transition {
+	t := e.taken.transitions[e.at]
+	if e.at++; e.at == e.taken.n {
+		e.taken, e.at = e.taken.next, 0
+	}
 	return t
 }
 
@@ -176,17 +199,14 @@ func (e *emission) take() bool {
 	e.line.mu.Lock()
 	defer e.line.mu.Unlock()
 	l := &e.line.line
-	if len(l.waiting) == 0 {
-		*l = line{}
-		return false
-	}
-	e.batch, e.spare, l.waiting, l.data = l.waiting, l.waiting[:0], e.spare, 0
-	return true
+	e.taken = l.first
+	*l = line{held: e.taken != nil}
+	return l.held
 }
 
 // letGo goes on to the next line.
 func (e *emission) letGo() {
-	e.line, e.spare = nil, nil
+	e.line = nil
 	if len(e.lines) > 0 {
 		e.line, e.lines = e.lines[0], e.lines[1:]
 	}
@@ -255,7 +275,7 @@ func (f *flush) mark(a *app) {
 		sh.mu.Lock()
 		if sh.line.held {
 			f.pending.Add(1)
-			sh.line.waiting = append(sh.line.waiting, transition{note: &note{flush: f}})
+			sh.line.add(transition{note: &note{flush: f}})
 		}
 		sh.mu.Unlock()
 	}

@@ -77,8 +77,8 @@ func TestAppsAreForgotten(t *testing.T) {
 	require.NotSame(t, a, socket("1.3").app)
 }
 
-// Walks that were left leave no cursor.
-func TestWalksLeaveNoCursor(t *testing.T) {
+// Walks that were left, or have ended, leave nothing in the list.
+func TestWalksLeaveNothing(t *testing.T) {
 	var mu sync.Mutex
 	var all list[entry]
 	all.init()
@@ -97,7 +97,7 @@ func TestWalksLeaveNoCursor(t *testing.T) {
 		require.Equal(t, min(stop+1, len(links)), seen)
 		n := 0
 		for at := all.root.next; at != &all.root; at = at.next {
-			require.NotNil(t, at.of, "a cursor")
+			require.NotNil(t, at.of, "a walk's")
 			n++
 		}
 		require.Len(t, links, n)

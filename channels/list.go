@@ -2,7 +2,7 @@ package channels
 
 import "sync"
 
-// A link is what a list keeps of a value, inside of the value. A link of nothing is the list's root or a cursor.
+// A link is what a list keeps of a value, inside of the value. A link of nothing is the list's root or a walk's.
 type link[T any] struct {
 	prev, next *link[T]
 	of         *T
@@ -29,22 +29,26 @@ func (n *link[T]) remove() {
 // chunkSize is how many values are read while a lock is held.
 const chunkSize = 64
 
+// A place is where a walk is, and where it will end: it does not follow those who come meanwhile, or it might never end.
+type place[T any] struct{ at, end link[T] }
+
 // walk yields what see makes of each value of a list that mu guards. see runs with the lock held, and leaves out a
 // value by returning false; yield runs without. A value that is in the list from the beginning to the end is yielded
-// once, because the walk keeps its place with a cursor in the list. It returns false if yield did.
+// once, because the walk keeps its place in the list. It returns false if yield did.
 func walk[T, V any](mu *sync.Mutex, l *list[T], see func(*T) (V, bool), yield func(V) bool) bool {
-	var cursor *link[T]
+	var p *place[T]
 	defer func() { // also if yield panics, or ends the goroutine
-		if cursor != nil {
+		if p != nil {
 			mu.Lock()
-			cursor.remove()
-			mu.Unlock()
+			defer mu.Unlock()
+			p.at.remove()
+			p.end.remove()
 		}
 	}()
 	for {
 		var chunk [chunkSize]V
 		n, more := 0, false
-		n, cursor, more = read(mu, l, cursor, &chunk, see)
+		n, p, more = read(mu, l, p, &chunk, see)
 		for _, v := range chunk[:n] {
 			if !yield(v) {
 				return false
@@ -56,21 +60,20 @@ func walk[T, V any](mu *sync.Mutex, l *list[T], see func(*T) (V, bool), yield fu
 	}
 }
 
-// read sees the next values behind the cursor, or the first ones where there is none yet. It leaves a cursor only where
-// there is more to see: most lists are short.
+// read sees the next values behind a place, or the first ones where there is none yet. It makes a place only where there
+// is more to see: most lists are short.
 func read[T, V any](
-	mu *sync.Mutex, l *list[T], cursor *link[T], chunk *[chunkSize]V, see func(*T) (V, bool),
-) (n int, left *link[T], more bool) {
+	mu *sync.Mutex, l *list[T], p *place[T], chunk *[chunkSize]V, see func(*T) (V, bool),
+) (n int, left *place[T], more bool) {
 	mu.Lock()
 	defer mu.Unlock()
-	at := l.root.next
-	if cursor != nil {
-		at = cursor.next
-		cursor.remove()
+	at, end := l.root.next, &l.root
+	if p != nil {
+		at, end = p.at.next, &p.end
 	}
-	for looked := 0; at != &l.root && looked < chunkSize; at = at.next {
+	for looked := 0; at != end && looked < chunkSize; at = at.next {
 		if at.of == nil {
-			continue // another walk's cursor
+			continue // another walk's
 		}
 		looked++
 		if v, ok := see(at.of); ok {
@@ -78,12 +81,15 @@ func read[T, V any](
 			n++
 		}
 	}
-	if at == &l.root {
-		return n, nil, false
+	if at == end {
+		return n, p, false
 	}
-	if cursor == nil {
-		cursor = new(link[T])
+	if p == nil {
+		p = new(place[T])
+		p.end.insert(&l.root)
+	} else {
+		p.at.remove()
 	}
-	cursor.insert(at)
-	return n, cursor, true
+	p.at.insert(at)
+	return n, p, true
 }
