@@ -92,7 +92,7 @@ func TestCostOfASubscription(t *testing.T) {
 	}
 }
 
-// A million sockets on a hundred thousand channels, and the memory of all that goes.
+// A million sockets on a hundred thousand channels, and all of them on one that is hot; and the memory of all that goes.
 func TestAMillionSockets(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes some seconds")
@@ -112,6 +112,21 @@ func TestAMillionSockets(t *testing.T) {
 	require.LessOrEqual(t, bytes, 400.0)
 	require.Equal(t, 10, tracker.Counts("app", "channel-7").Subscribers)
 
+	hot, allocations := cost(len(sockets), func() {
+		for _, s := range sockets {
+			if _, err := s.Subscribe("hot", channels.Member{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	require.LessOrEqual(t, hot, 80.0)
+	require.LessOrEqual(t, allocations, 1.01)
+	yielded := 0
+	for range tracker.Sockets("app", "hot") {
+		yielded++
+	}
+	require.Equal(t, len(sockets), yielded)
+
 	left, _ := cost(1, func() {
 		for i, s := range sockets {
 			if i > 0 {
@@ -121,7 +136,7 @@ func TestAMillionSockets(t *testing.T) {
 		}
 	})
 	t.Logf("%.0f MB are free again when one is left", -left/1e6)
-	require.LessOrEqual(t, left, -0.99*bytes*float64(len(sockets)))
+	require.LessOrEqual(t, left, -0.99*(bytes+hot)*float64(len(sockets)))
 	require.Equal(t, 1, tracker.RemoveApp("app"))
 }
 

@@ -32,7 +32,8 @@ type StoryOptions struct {
 
 // CheckStory checks that what a receiver has accepted can be true: occupied and vacated alternate, no member is added
 // twice or removed without being there, and nothing happens on a vacant channel. Each app, path and channel is a story of its own.
-// Deliveries that were answered with an error do not count, and those with a Webhook-Id that was seen before.
+// Deliveries that were answered with an error do not count, and those with a Webhook-Id that was seen before. Counts may
+// leave some out, as with the dispatcher's timing rules; what these leave out is always a story that can be true.
 //
 // The error names the event at which each faulty story breaks off, up to 20 of them.
 func CheckStory(deliveries []Request, opts StoryOptions) error {

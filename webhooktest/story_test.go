@@ -52,6 +52,7 @@ func TestCheckStory(t *testing.T) {
 		fault       string // empty if there is none
 	}{
 		{name: "a whole story", story: "O +a +b !a ? -a -b V O =1 =0 V", opts: webhooktest.StoryOptions{Ended: true}},
+		{name: "with Pusher's timing: who came back at once has not left", story: "O +a =111 = +b -a", opts: webhooktest.StoryOptions{}},
 		{name: "occupied twice", story: "O O", fault: "event 2, channel_occupied: the channel is occupied already"},
 		{name: "vacated twice", story: "O V V", fault: "event 3, channel_vacated: the channel is vacant already"},
 		{name: "vacated first", story: "V", fault: "the channel is vacant already"},
