@@ -16,8 +16,8 @@
 //
 // Everything may be called concurrently. What happens to one channel is linearisable: there is one order of all changes
 // and counts, and the events are emitted in that order. The call that makes a change emits its events before it
-// returns, with no lock held; if another call is emitting events of channels that share a line, that one emits these
-// as well, for a tenth of a second at the most, and a goroutine what is left. So when all calls have returned, all is
+// returns, with no lock held, unless another call of the app is emitting just then: that one emits these as well. It does so
+// for a tenth of a second at the most, and leaves the rest to a goroutine. So when all calls have returned, all is
 // emitted, but for what an Emitter was too slow for: Flush waits for that too. An Emitter and Rejected may call the
 // tracker back, but not wait in Flush or RemoveApp. A slow Emitter delays the events of its app and of no other.
 //

@@ -30,14 +30,7 @@ func cost(n int, f func()) (bytes, allocations float64) {
 // bytes: all that it leaves on the heap, a socket's index and tables that grow included. A channel, a member and a socket
 // cost more, once each; that is logged, and bounded.
 func TestCostOfASubscription(t *testing.T) {
-	for _, test := range []struct {
-		name               string
-		sockets, each      int // channels that each socket joins
-		of                 int // so many channels
-		prefix             string
-		users              int
-		bytes, allocations float64
-	}{
+	for _, test := range []costCase{
 		{name: "a channel each", sockets: 100_000, each: 1, of: 1000, bytes: 80, allocations: 1.01},
 		{name: "ten channels each", sockets: 10_000, each: 10, of: 1000, bytes: 80, allocations: 1.01},
 		{name: "a hundred channels each", sockets: 1000, each: 100, of: 1000, bytes: 200, allocations: 1.1},
@@ -48,48 +41,59 @@ func TestCostOfASubscription(t *testing.T) {
 		{name: "a new presence channel each", sockets: 1, each: 100_000, of: 100_000, prefix: "presence-", users: 1, bytes: 700, allocations: 8.1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			tracker := channels.New(deaf{}, channels.Options{})
-			names, users, sockets := make([]string, test.of), make([]string, max(test.users, 1)), make([]*channels.Socket, test.sockets)
-			for i := range names {
-				names[i] = fmt.Sprint(test.prefix, "channel-", i)
-			}
-			for i := range users {
-				users[i] = fmt.Sprint("user-", i)
-			}
-			stays := connect(t, tracker, "app", "stays")
-			for _, name := range names {
-				if test.of < 100_000 {
-					subscribe(t, stays, name, users[0])
-				}
-			}
-			socketBytes, _ := cost(test.sockets, func() {
-				for i := range sockets {
-					sockets[i] = connect(t, tracker, "app", fmt.Sprint(i))
-				}
-			})
-			bytes, allocations := cost(test.sockets*test.each, func() {
-				at := 0
-				for i, s := range sockets {
-					m := channels.Member{UserID: users[i%len(users)]}
-					for range test.each {
-						if _, err := s.Subscribe(names[at%len(names)], m); err != nil {
-							t.Fatal(err)
-						}
-						at++
-					}
-				}
-			})
+			bytes, allocations := test.measure(t)
 			t.Logf("%.0f B and %.2f allocations a subscription", bytes, allocations)
-			if test.sockets >= 1000 { // or other things weigh more
-				t.Logf("%.0f B a socket", socketBytes)
-			}
 			require.LessOrEqual(t, bytes, test.bytes)
 			require.LessOrEqual(t, allocations, test.allocations)
-			for _, kept := range []any{tracker, names, users, sockets} { // or they would be counted as freed
-				runtime.KeepAlive(kept)
-			}
 		})
 	}
+}
+
+// A costCase is so many sockets that each join so many of the channels, and the bounds of what that costs.
+type costCase struct {
+	name               string
+	sockets, each, of  int
+	prefix             string // of the channels
+	users              int
+	bytes, allocations float64
+}
+
+// measure returns what a subscription costs.
+func (test *costCase) measure(t *testing.T) (bytes, allocations float64) {
+	tracker := channels.New(deaf{}, channels.Options{})
+	names, users, sockets := make([]string, test.of), make([]string, max(test.users, 1)), make([]*channels.Socket, test.sockets)
+	for i := range names {
+		names[i] = fmt.Sprint(test.prefix, "channel-", i)
+	}
+	for i := range users {
+		users[i] = fmt.Sprint("user-", i)
+	}
+	stays := connect(t, tracker, "app", "stays")
+	for _, name := range names {
+		if test.of < 100_000 { // or every channel is new
+			subscribe(t, stays, name, users[0])
+		}
+	}
+	socket, _ := cost(test.sockets, func() {
+		for i := range sockets {
+			sockets[i] = connect(t, tracker, "app", fmt.Sprint(i))
+		}
+	})
+	if test.sockets >= 1000 { // or other things weigh more
+		t.Logf("%.0f B a socket", socket)
+	}
+	bytes, allocations = cost(test.sockets*test.each, func() {
+		for n := range test.sockets * test.each {
+			m := channels.Member{UserID: users[n/test.each%len(users)]}
+			if _, err := sockets[n/test.each].Subscribe(names[n%len(names)], m); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	for _, kept := range []any{tracker, names, users, sockets} { // or they would be counted as freed
+		runtime.KeepAlive(kept)
+	}
+	return bytes, allocations
 }
 
 // A million sockets on a hundred thousand channels, and all of them on one that is hot; and the memory of all that goes.

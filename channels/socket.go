@@ -221,7 +221,8 @@ func (s *Socket) leave() ([]Change, bool) {
 // ClientEvent tells client_event: a client has sent an event to the others on a channel
 // (https://pusher.com/docs/channels/server_api/webhooks/#client-events). The server has checked its size and rate, and passes it
 // on itself. data is JSON as the client sent it; nothing of the arguments is kept. The user's id is sent on presence
-// channels. Nothing is told if the Emitter does not want it.
+// channels. Nothing is told if the Emitter does not want it. If the Emitter hangs and a megabyte waits for it already, the
+// event goes to Options.Rejected with webhook.ErrQueueFull.
 //
 // Its errors are ErrGone, ErrNotAllowed (the channel is public or encrypted, or the event's name does not begin with
 // client-: https://pusher.com/docs/channels/using_channels/events/#triggering-client-events) and ErrNotSubscribed.
