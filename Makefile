@@ -1,11 +1,12 @@
 # `make ci` is what every change has to pass, cheapest first; each step also runs by its name.
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 NESTED      := internal/h2test webhookprom channels/porcupine examples/ssrf examples/otel examples/pusher-server examples/pusher-server/e2e/goreceiver bench
 FUZZ        := FuzzEventRoundTrip FuzzVerify FuzzFilter FuzzConfigJSON FuzzHeaders FuzzTakeBody
 JSFUZZ      := FuzzAppend FuzzString FuzzFloat
 FUZZTIME    := 5s
 
-.PHONY: ci fmt vet staticcheck tidy test race fuzz quickstart benchmarks bench-quick bench e2e
+.PHONY: ci fmt vet staticcheck tidy test race fuzz quickstart benchmarks bench-quick bench e2e vuln
 
 ci: fmt vet staticcheck tidy test race fuzz quickstart benchmarks bench-quick e2e
 
@@ -45,6 +46,9 @@ benchmarks: # each once, so that none rots
 
 bench-quick:
 	cd bench && go run . -quick
+
+vuln: # known vulnerabilities in what the modules call; asks vuln.go.dev, so it is not part of ci, which needs no network but for modules
+	$(call in-each-module,go run $(GOVULNCHECK) ./...)
 
 bench: # the tables and the chart of the README; takes some minutes and a quiet machine
 	cd bench && go run . -svg ../docs/end-to-end.svg
