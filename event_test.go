@@ -44,6 +44,17 @@ func TestEventJSON(t *testing.T) {
 	}
 }
 
+// Where an event was seen is for the servers of a fleet, and in no JSON.
+func TestNodeStaysHere(t *testing.T) {
+	e := SubscriptionCount("room", 1)
+	want := encode(t, e, DataString)
+	e.Node = "node-1"
+	require.Equal(t, want, encode(t, e, DataString))
+	marshalled, err := json.Marshal(e)
+	require.NoError(t, err)
+	require.NotContains(t, string(marshalled), "ode")
+}
+
 func TestClientData(t *testing.T) {
 	for _, test := range []struct {
 		data, asString, raw string

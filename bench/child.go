@@ -21,13 +21,14 @@ const childTime = 3 * time.Minute
 
 // measurements are what a child can be asked for.
 var measurements = map[string]func(input []byte) (any, error){
-	"emit":    task(measureEmit),
-	"send":    task(measureSend),
-	"growth":  task(measureGrowth),
-	"setapp":  task(measureSetApp),
-	"latency": task(measureLatency),
-	"failing": task(measureFailing),
-	"waiting": task(measureWaiting),
+	"emit":      task(measureEmit),
+	"send":      task(measureSend),
+	"growth":    task(measureGrowth),
+	"setapp":    task(measureSetApp),
+	"subscribe": task(measureSubscribe),
+	"latency":   task(measureLatency),
+	"failing":   task(measureFailing),
+	"waiting":   task(measureWaiting),
 }
 
 func task[In, Out any](measure func(In) (Out, error)) func([]byte) (any, error) {

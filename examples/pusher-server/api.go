@@ -7,7 +7,10 @@ import (
 	"io"
 	"net/http"
 	"regexp"
+	"strings"
 	"time"
+
+	"github.com/pusherhooks/webhook/channels"
 )
 
 // An apiError is answered as it is, with its status.
@@ -136,6 +139,90 @@ func postBatch(h *hub, _ *http.Request, body []byte) (any, error) {
 	return struct{}{}, nil
 }
 
+// An attribute is what a query about channels asks for beside whether they are occupied, by info.
+type attribute string
+
+const (
+	userCount         attribute = "user_count"
+	subscriptionCount attribute = "subscription_count"
+)
+
+// A channelInfo has the attributes that were asked for.
+type channelInfo struct {
+	Occupied          *bool `json:"occupied,omitempty"` // of a single channel
+	UserCount         *int  `json:"user_count,omitempty"`
+	SubscriptionCount *int  `json:"subscription_count,omitempty"`
+}
+
+// attributes are those of a query. Users are counted on presence channels only:
+// https://pusher.com/docs/channels/library_auth_reference/rest-api/#channels.
+func attributes(r *http.Request, name string) (asked []attribute, err error) {
+	for _, a := range strings.FieldsFunc(r.URL.Query().Get("info"), func(c rune) bool { return c == ',' || c == ' ' }) {
+		switch a := attribute(a); {
+		case a != userCount && a != subscriptionCount:
+			return nil, badRequest("info: unknown attribute %.200q, known are %s and %s", string(a), userCount, subscriptionCount)
+		case a == userCount && !isPresence(name):
+			return nil, badRequest("info: %s is an attribute of presence channels only", userCount)
+		default:
+			asked = append(asked, a)
+		}
+	}
+	return asked, nil
+}
+
+func describe(counts channels.Counts, asked []attribute) (info channelInfo) {
+	for _, a := range asked {
+		switch a {
+		case userCount:
+			info.UserCount = &counts.Members
+		case subscriptionCount:
+			info.SubscriptionCount = &counts.Subscribers
+		}
+	}
+	return info
+}
+
+// getChannels lists the occupied channels. A query for user_count has to filter by presence-.
 func getChannels(h *hub, r *http.Request, _ []byte) (any, error) {
-	return map[string]any{"channels": h.occupied(r.URL.Query().Get("filter_by_prefix"))}, nil
+	prefix := r.URL.Query().Get("filter_by_prefix")
+	asked, err := attributes(r, prefix)
+	if err != nil {
+		return nil, err
+	}
+	list := make(map[string]channelInfo)
+	for name, counts := range h.tracker.Channels(h.app.ID, prefix) {
+		list[name] = describe(counts, asked)
+	}
+	return map[string]any{"channels": list}, nil
+}
+
+func getChannel(h *hub, r *http.Request, _ []byte) (any, error) {
+	name := r.PathValue("name")
+	if !validChannel(name) {
+		return nil, badRequest("invalid channel name %.200q", name)
+	}
+	asked, err := attributes(r, name)
+	if err != nil {
+		return nil, err
+	}
+	counts := h.tracker.Counts(h.app.ID, name)
+	info, occupied := describe(counts, asked), counts.Subscribers > 0
+	info.Occupied = &occupied
+	return info, nil
+}
+
+// getUsers lists the members of a presence channel.
+func getUsers(h *hub, r *http.Request, _ []byte) (any, error) {
+	name := r.PathValue("name")
+	if !isPresence(name) || !validChannel(name) {
+		return nil, badRequest("users are those of a presence channel, which %.200q is not", name)
+	}
+	type member struct {
+		ID string `json:"id"`
+	}
+	users := []member{}
+	for id := range h.tracker.Members(h.app.ID, name) {
+		users = append(users, member{id})
+	}
+	return map[string]any{"users": users}, nil
 }

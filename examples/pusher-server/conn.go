@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"github.com/pusherhooks/webhook/channels"
 )
 
 const (
@@ -46,7 +48,8 @@ type conn struct {
 	closed chan struct{} // by close, which sets the reason first
 	reason fault
 
-	channels map[string]*channel // guarded by hub.mu
+	socket   *channels.Socket
+	channels map[string]userID // that it is on, as whom on a presence channel; guarded by hub.mu
 
 	limiter limiter // the reader's own
 }
@@ -60,7 +63,7 @@ func newConn(ws *websocket.Conn, h *hub, t timing, p paces) *conn {
 		outbox:   make(chan []byte, outboxSize),
 		heard:    make(chan struct{}, 1),
 		closed:   make(chan struct{}),
-		channels: make(map[string]*channel),
+		channels: make(map[string]userID),
 		limiter:  newLimiter(p, &h.app),
 	}
 }
@@ -90,6 +93,11 @@ func (c *conn) close(reason fault) {
 
 // serve speaks with the client until the socket is closed by either side, then takes it out of its channels.
 func (c *conn) serve() {
+	if err := c.hub.connect(c); err != nil { // another socket has drawn the same id
+		refuse(c.ws, &fault{codeReconnect, err.Error()})
+		c.cancel()
+		return
+	}
 	written := make(chan struct{})
 	go func() {
 		defer close(written)

@@ -147,17 +147,22 @@ func (c *client) closed() int {
 	}
 }
 
-// join subscribes, as user where the channel wants one, and waits for the answer.
-func (c *client) join(a app, channel, as string) message {
-	c.t.Helper()
+// subscription is what a client sends that was authorized by its backend.
+func (a *app) subscription(socketID, channel, as string) subscription {
 	s := subscription{Channel: channel}
 	if isPresence(channel) {
 		s.ChannelData = string(object(user{ID: userID(as)}))
 	}
 	if isPrivate(channel) {
-		s.Auth = a.channelAuth(c.id, channel, s.ChannelData)
+		s.Auth = a.channelAuth(socketID, channel, s.ChannelData)
 	}
-	c.send("pusher:subscribe", "", s)
+	return s
+}
+
+// join subscribes, as user where the channel wants one, and waits for the answer.
+func (c *client) join(a app, channel, as string) message {
+	c.t.Helper()
+	c.send("pusher:subscribe", "", a.subscription(c.id, channel, as))
 	return c.until("pusher_internal:subscription_succeeded")
 }
 

@@ -4,23 +4,23 @@ import (
 	"crypto/hmac"
 	"encoding/json"
 	"fmt"
-	"strings"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
-	"github.com/pusherhooks/webhook"
+	"github.com/pusherhooks/webhook/channels"
 )
 
-// A hub holds the channels of one app. One lock guards them all; nothing that is done under it waits for
-// anybody: a socket has its own outbox, and Dispatcher.Emit neither blocks nor does I/O.
-//
-// Emitting under the lock is what makes the webhooks of a channel tell its story in order.
+// A hub is one app's side of the server. The tracker knows who is on which channel, and emits the webhooks. The hub's
+// lock orders what clients are told about a channel; nothing that is done under it waits for anybody: a socket has its
+// own outbox, and Dispatcher.Emit neither blocks nor does I/O.
 type hub struct {
-	app        app
-	dispatcher *webhook.Dispatcher
+	app     app
+	tracker *channels.Tracker
 
 	mu       sync.Mutex
-	channels map[string]*channel
+	occupied int               // channels
 	cache    map[string]cached // by channel, which may be vacant
 }
 
@@ -36,13 +36,17 @@ const (
 	cacheLimit = 10_000
 )
 
-func newHub(a app, d *webhook.Dispatcher) *hub {
-	return &hub{app: a, dispatcher: d, channels: make(map[string]*channel), cache: make(map[string]cached)}
+func newHub(a app, t *channels.Tracker) *hub {
+	return &hub{app: a, tracker: t, cache: make(map[string]cached)}
 }
 
-// emit hands an event to the library. There is nothing to do about an error here, with the lock held:
-// Hooks.Rejected counts it (see webhookConfig).
-func (h *hub) emit(e webhook.Event) { _ = h.dispatcher.Emit(h.app.ID, e) }
+// connect makes a socket known.
+func (h *hub) connect(c *conn) (err error) {
+	if c.socket, err = h.tracker.Connect(h.app.ID, c.id); err == nil {
+		c.socket.Value = c
+	}
+	return err
+}
 
 // A subscription is the data of pusher:subscribe.
 type subscription struct {
@@ -80,70 +84,81 @@ func (h *hub) subscribe(c *conn, s subscription) *fault {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if c.channels[s.Channel] != nil {
+	if _, twice := c.channels[s.Channel]; twice {
 		return &fault{0, "Existing subscription to channel " + s.Channel}
 	}
-	ch := h.channels[s.Channel]
-	if f := h.limit(c, ch, u); f != nil {
+	if f := h.limit(c, s.Channel, u); f != nil {
 		return f
 	}
-	if ch == nil {
-		ch = &channel{name: s.Channel, sockets: make(map[*conn]string)}
-		if isPresence(ch.name) {
-			ch.members = make(map[string]*member)
-		}
-		h.channels[ch.name] = ch
-		h.emit(webhook.ChannelOccupied(ch.name))
+	change, err := c.socket.Subscribe(s.Channel, channels.Member{UserID: string(u.ID), Info: u.Info})
+	if err != nil {
+		return &fault{0, "Subscription to channel " + s.Channel + " failed"}
 	}
-	c.channels[ch.name] = ch
-	first := ch.join(c, u)
-	c.send(ch.succeeded())
-	if first {
-		ch.broadcast(message{Event: "pusher_internal:member_added", Channel: ch.name, Data: text(u)}.encode(), c)
-		h.emit(webhook.MemberAdded(ch.name, string(u.ID)))
+	c.channels[s.Channel] = u.ID
+	if change.First {
+		h.occupied++
 	}
-	h.counted(ch)
-	if isCache(ch.name) {
-		h.replay(c, ch)
+	c.send(h.succeeded(s.Channel))
+	if change.Member {
+		h.broadcast(message{Event: "pusher_internal:member_added", Channel: s.Channel, Data: text(u)}, c)
+	}
+	h.counted(change)
+	if isCache(s.Channel) {
+		h.replay(c, s.Channel)
 	}
 	return nil
 }
 
-// limit says why there is no room for a subscription to a channel, which is nil if it is vacant.
-func (h *hub) limit(c *conn, ch *channel, u user) *fault {
-	if ch == nil {
-		return limitSubscription(len(c.channels), len(h.channels), 0, true, false)
+// limit says why there is no room for a subscription.
+func (h *hub) limit(c *conn, channel string, u user) *fault {
+	now := h.tracker.Counts(h.app.ID, channel)
+	stranger := now.Members >= maxMembers // looked for only where it matters
+	if stranger {
+		for id := range h.tracker.Members(h.app.ID, channel) {
+			stranger = stranger && id != string(u.ID)
+		}
 	}
-	known := ch.members == nil || ch.members[string(u.ID)] != nil
-	return limitSubscription(len(c.channels), len(h.channels), len(ch.members), false, !known)
+	return limitSubscription(len(c.channels), h.occupied, now.Members, now.Subscribers == 0, stranger)
+}
+
+// succeeded is the answer to a subscription. On a presence channel it lists the members.
+func (h *hub) succeeded(channel string) []byte {
+	data := struct {
+		Presence any `json:"presence,omitempty"`
+	}{}
+	if isPresence(channel) {
+		hash := maps.Collect(h.tracker.Members(h.app.ID, channel))
+		data.Presence = map[string]any{
+			"ids": slices.Sorted(maps.Keys(hash)), "hash": hash, "count": len(hash),
+		}
+	}
+	return message{Event: "pusher_internal:subscription_succeeded", Channel: channel, Data: text(data)}.encode()
 }
 
 // counted tells the number of subscribers, except where the members are told: Pusher does not count those.
-func (h *hub) counted(ch *channel) {
-	if isPresence(ch.name) {
-		return
+func (h *hub) counted(change channels.Change) {
+	if !isPresence(change.Channel) {
+		data := text(map[string]int{"subscription_count": change.Subscribers})
+		h.broadcast(message{Event: "pusher_internal:subscription_count", Channel: change.Channel, Data: data}, nil)
 	}
-	n := len(ch.sockets)
-	data := text(map[string]int{"subscription_count": n})
-	ch.broadcast(message{Event: "pusher_internal:subscription_count", Channel: ch.name, Data: data}.encode(), nil)
-	h.emit(webhook.SubscriptionCount(ch.name, n))
 }
 
 // replay gives a new subscriber the last event of a cache channel, or tells everybody that there is none.
-func (h *hub) replay(c *conn, ch *channel) {
-	if last, ok := h.cache[ch.name]; ok && time.Now().Before(last.expires) {
+func (h *hub) replay(c *conn, channel string) {
+	if last, ok := h.cache[channel]; ok && time.Now().Before(last.expires) {
 		c.send(last.frame)
 		return
 	}
-	c.send(message{Event: "pusher:cache_miss", Channel: ch.name}.encode())
-	h.emit(webhook.CacheMiss(ch.name))
+	c.send(message{Event: "pusher:cache_miss", Channel: channel}.encode())
+	h.tracker.CacheMiss(h.app.ID, channel)
 }
 
 func (h *hub) unsubscribe(c *conn, name string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if ch := c.channels[name]; ch != nil {
-		h.part(c, ch)
+	if change, err := c.socket.Unsubscribe(name); err == nil {
+		delete(c.channels, name)
+		h.parted(change)
 	}
 }
 
@@ -151,23 +166,30 @@ func (h *hub) unsubscribe(c *conn, name string) {
 func (h *hub) leave(c *conn) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, ch := range c.channels {
-		h.part(c, ch)
+	for _, change := range c.socket.Leave() {
+		h.parted(change)
 	}
 }
 
-// part takes a socket out of a channel. h.mu is held.
-func (h *hub) part(c *conn, ch *channel) {
-	delete(c.channels, ch.name)
-	if gone := ch.part(c); gone != "" {
-		data := text(user{ID: userID(gone)})
-		ch.broadcast(message{Event: "pusher_internal:member_removed", Channel: ch.name, Data: data}.encode(), nil)
-		h.emit(webhook.MemberRemoved(ch.name, gone))
+// parted tells those who are still there.
+func (h *hub) parted(change channels.Change) {
+	if change.Last {
+		h.occupied--
 	}
-	h.counted(ch)
-	if len(ch.sockets) == 0 {
-		delete(h.channels, ch.name)
-		h.emit(webhook.ChannelVacated(ch.name))
+	if change.Member {
+		data := text(user{ID: userID(change.UserID)})
+		h.broadcast(message{Event: "pusher_internal:member_removed", Channel: change.Channel, Data: data}, nil)
+	}
+	h.counted(change)
+}
+
+// broadcast sends a message to all but one socket of a channel, which may be nil.
+func (h *hub) broadcast(m message, except *conn) {
+	frame := m.encode()
+	for s := range h.tracker.Sockets(h.app.ID, m.Channel) {
+		if c := s.Value.(*conn); c != except {
+			c.send(frame)
+		}
 	}
 }
 
@@ -185,13 +207,11 @@ func (h *hub) clientEvent(c *conn, m message) *fault {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	ch := c.channels[m.Channel]
-	if ch == nil {
+	if c.socket.ClientEvent(m.Channel, m.Event, m.Data) != nil {
 		return &fault{codeClientEvent, "Client events need a subscription to channel " + m.Channel}
 	}
-	m.UserID = ch.sockets[c]
-	ch.broadcast(m.encode(), c)
-	h.emit(webhook.ClientEvent(ch.name, m.Event, m.Data, c.id, m.UserID))
+	m.UserID = string(c.channels[m.Channel])
+	h.broadcast(m, c)
 	return nil
 }
 
@@ -203,13 +223,9 @@ func (h *hub) publish(m message, exceptSocket string) {
 	if isCache(m.Channel) {
 		h.remember(m.Channel, frame)
 	}
-	ch := h.channels[m.Channel]
-	if ch == nil {
-		return
-	}
-	for c := range ch.sockets {
-		if c.id != exceptSocket {
-			c.send(frame)
+	for s := range h.tracker.Sockets(h.app.ID, m.Channel) {
+		if s.ID() != exceptSocket {
+			s.Value.(*conn).send(frame)
 		}
 	}
 }
@@ -231,23 +247,4 @@ func (h *hub) remember(channel string, frame []byte) {
 		}
 	}
 	h.cache[channel] = cached{frame: frame, expires: now.Add(cacheFor)}
-}
-
-// A channelInfo is one entry of GET /channels.
-type channelInfo struct {
-	UserCount         int `json:"user_count,omitempty"`
-	SubscriptionCount int `json:"subscription_count,omitempty"`
-}
-
-// occupied lists the channels whose name starts with prefix.
-func (h *hub) occupied(prefix string) map[string]channelInfo {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	list := make(map[string]channelInfo)
-	for name, ch := range h.channels {
-		if strings.HasPrefix(name, prefix) {
-			list[name] = channelInfo{UserCount: len(ch.members), SubscriptionCount: len(ch.sockets)}
-		}
-	}
-	return list
 }

@@ -194,4 +194,5 @@ func (s *server) shutdown(ctx context.Context, web *http.Server) {
 		_ = web.Close() // a call that takes so long is cut off
 	}
 	s.closeSockets()
+	_ = s.tracker.Flush(ctx) // if time is up, Hooks.Rejected tells what came too late
 }

@@ -10,11 +10,13 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/pusherhooks/webhook"
+	"github.com/pusherhooks/webhook/channels"
 )
 
 // A server accepts the sockets and the API calls of all apps.
 type server struct {
 	byKey, byID map[string]*hub
+	tracker     *channels.Tracker
 	timing      timing
 	paces       paces
 	log         *slog.Logger
@@ -28,11 +30,12 @@ type server struct {
 
 func newServer(apps []app, d *webhook.Dispatcher, log *slog.Logger) *server {
 	s := &server{
-		byKey: make(map[string]*hub), byID: make(map[string]*hub), timing: pusherTiming, paces: defaultPaces, log: log,
+		byKey: make(map[string]*hub), byID: make(map[string]*hub), tracker: channels.New(d, channels.Options{}),
+		timing: pusherTiming, paces: defaultPaces, log: log,
 		conns: make(map[*conn]bool), open: make(map[*hub]int),
 	}
 	for _, a := range apps {
-		h := newHub(a, d)
+		h := newHub(a, s.tracker)
 		s.byKey[a.Key], s.byID[a.ID] = h, h
 	}
 	return s
@@ -43,6 +46,8 @@ func (s *server) routes(mux *http.ServeMux) {
 	mux.HandleFunc("POST /apps/{id}/events", s.signed(postEvent))
 	mux.HandleFunc("POST /apps/{id}/batch_events", s.signed(postBatch))
 	mux.HandleFunc("GET /apps/{id}/channels", s.signed(getChannels))
+	mux.HandleFunc("GET /apps/{id}/channels/{name}", s.signed(getChannel))
+	mux.HandleFunc("GET /apps/{id}/channels/{name}/users", s.signed(getUsers))
 }
 
 func (s *server) serveSocket(w http.ResponseWriter, r *http.Request) {

@@ -1,5 +1,5 @@
-// Quickstart shows the library at work: a backend on loopback, a dispatcher with two apps, events of every
-// type from several goroutines, a first attempt that fails and is retried, and a graceful shutdown. It prints
+// Quickstart shows the library at work: a backend on loopback, a dispatcher with two apps, sockets that come and go on
+// several goroutines and cause events of every type, a first attempt that fails and is retried, and a graceful shutdown. It prints
 // what the backend received, batch by batch, and exits with an error if anything is missing.
 //
 //	go run ./examples/quickstart
@@ -8,6 +8,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/pusherhooks/webhook"
+	"github.com/pusherhooks/webhook/channels"
 	"github.com/pusherhooks/webhook/webhooktest"
 )
 
@@ -56,7 +58,10 @@ func run() error {
 		return err
 	}
 
-	wanted := emit(dispatcher)
+	wanted, err := live(dispatcher)
+	if err != nil {
+		return err
+	}
 
 	// A server does this last, after it has closed its websockets.
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -75,36 +80,53 @@ func tell(s webhook.EndpointStatus) {
 	}
 }
 
-// emit has three rooms live through the same day at once and returns how many of the events the webhooks ask
-// for.
-func emit(dispatcher *webhook.Dispatcher) (wanted int) {
-	rooms := []string{"berlin", "lagos", "lima"}
+// live has three cities live through the same day at once and returns how many of the events the webhooks ask for. It
+// does what a server does when websockets are opened, say something, and are closed; package channels makes the events.
+func live(dispatcher *webhook.Dispatcher) (wanted int, err error) {
+	tracker := channels.New(dispatcher, channels.Options{})
+	cities := []string{"berlin", "lagos", "lima"}
+	faults := make([]error, len(cities))
 	var day sync.WaitGroup
-	for _, city := range rooms {
-		orders, presence := "private-"+city+"-orders", "presence-"+city
-		day.Go(func() {
-			for _, e := range []struct {
-				app   string
-				event webhook.Event
-			}{
-				{"shop", webhook.ChannelOccupied(orders)},
-				{"shop", webhook.CacheMiss("private-cache-" + city + "-orders")},
-				{"shop", webhook.ChannelOccupied("public-" + city)}, // the filter keeps it back
-				{"chat", webhook.MemberAdded(presence, "ada")},
-				{"chat", webhook.SubscriptionCount("room-"+city, 1)},
-				{"chat", webhook.ClientEvent(presence, "client-hello", json.RawMessage(`{"to":"<everyone>"}`), "123.456", "ada")},
-				{"chat", webhook.MemberRemoved(presence, "ada")},
-				{"chat", webhook.ChannelVacated(presence)}, // nobody asks for this type
-				{"shop", webhook.ChannelVacated(orders)},
-			} {
-				if err := dispatcher.Emit(e.app, e.event); err != nil {
-					log.Printf("emit: %v", err)
-				}
-			}
-		})
+	for i, city := range cities {
+		day.Go(func() { faults[i] = errors.Join(order(tracker, city), chat(tracker, city)) })
 	}
 	day.Wait()
-	return 7 * len(rooms)
+	return 10 * len(cities), errors.Join(faults...)
+}
+
+// order is a customer of the shop: five events that its webhook asks for.
+func order(tracker *channels.Tracker, city string) error {
+	socket, err := tracker.Connect("shop", "1."+city)
+	if err != nil {
+		return err
+	}
+	defer socket.Leave() // the websocket is closed: both of its channels are vacated
+	cached := "private-cache-" + city + "-orders"
+	for _, channel := range []string{"private-" + city + "-orders", cached, "public-" + city} { // the filter keeps the last back
+		if _, err := socket.Subscribe(channel, channels.Member{}); err != nil {
+			return err
+		}
+	}
+	tracker.CacheMiss("shop", cached)
+	return nil
+}
+
+// chat is a visitor of the chat: five events again, with the room's count as they come and go.
+func chat(tracker *channels.Tracker, city string) error {
+	socket, err := tracker.Connect("chat", "2."+city)
+	if err != nil {
+		return err
+	}
+	defer socket.Leave()
+	presence := "presence-" + city
+	ada := channels.Member{UserID: "ada", Info: json.RawMessage(`{"name":"Ada"}`)}
+	if _, err := socket.Subscribe(presence, ada); err != nil {
+		return err
+	}
+	if _, err := socket.Subscribe("room-"+city, channels.Member{}); err != nil {
+		return err
+	}
+	return socket.ClientEvent(presence, "client-hello", json.RawMessage(`{"to":"<everyone>"}`))
 }
 
 // report prints what arrived and compares it with what should have.
@@ -123,7 +145,14 @@ func report(stats webhook.Stats, backend *webhooktest.Receiver, wanted int) erro
 	if arrived != wanted || stats.Delivered != uint64(wanted) {
 		return fmt.Errorf("%d of %d events arrived", arrived, wanted)
 	}
-	return nil
+	return checkStories(backend.Deliveries())
+}
+
+// checkStories checks that what each webhook was told can be true: it knows only the types that it asks for.
+func checkStories(all []webhooktest.Request) error {
+	return webhooktest.CheckStory(all, webhooktest.StoryOptions{Types: []webhook.EventType{
+		webhook.TypeMemberAdded, webhook.TypeMemberRemoved,
+	}, Ended: true})
 }
 
 // details returns what an event has beside its name and channel.

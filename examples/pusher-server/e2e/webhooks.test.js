@@ -255,6 +255,21 @@ test('the HTTP API, spoken by the official package', async (t) => {
   await assert.rejects(publisher(server, { id: 'nobody' }).trigger('news', 'one', {}), { status: 404 });
 });
 
+test('channels and their members, asked by the official package', async (t) => {
+  const server = await startServer(t, [app([])]);
+  const [ada, tab, bob] = await Promise.all(['ada', 'ada', 'bob'].map((user) => connect(t, server, user)));
+  for (const client of [ada, tab, bob]) await subscribe(client, 'presence-room');
+  await subscribe(bob, 'news');
+  const ask = async (path, params) => (await publisher(server).get({ path, params })).json();
+  assert.deepEqual(await ask('/channels', {}), { channels: { 'presence-room': {}, news: {} } });
+  assert.deepEqual(await ask('/channels', { filter_by_prefix: 'presence-', info: 'user_count' }), { channels: { 'presence-room': { user_count: 2 } } });
+  assert.deepEqual(await ask('/channels/presence-room', { info: 'user_count,subscription_count' }),
+    { occupied: true, user_count: 2, subscription_count: 3 });
+  assert.deepEqual(await ask('/channels/vacant', {}), { occupied: false });
+  assert.deepEqual(await ask('/channels/presence-room/users', {}), { users: [{ id: 'ada' }, { id: 'bob' }] });
+  await assert.rejects(ask('/channels/news/users', {}), { status: 400 });
+});
+
 test('errors by their codes', async (t) => {
   const server = await startServer(t, [app([], { enableClientMessages: false }), app([], { id: 'off', key: 'off', enabled: false })]);
   for (const [key, code] of [['nobody', 4001], ['off', 4003]]) {
