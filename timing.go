@@ -3,6 +3,7 @@ package webhook
 import (
 	"container/list"
 	"hash/maphash"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -60,6 +61,7 @@ type timingShard struct {
 	mu     sync.Mutex
 	closed bool
 	states map[stateKey]*list.Element
+	most   int                    // states since the map was made: it never shrinks
 	queues [timingRules]list.List // of *state, in the order in which they end: a rule has one duration
 	timer  *time.Timer            // for the first of them; nil until first needed
 }
@@ -219,6 +221,7 @@ func (t *timing) remember(s *timingShard, key stateKey, a *account, routes *appR
 		s.states = make(map[stateKey]*list.Element)
 	}
 	s.states[key] = t.enqueue(s, st)
+	s.most = max(s.most, len(s.states))
 	return true
 }
 
@@ -237,12 +240,21 @@ func (t *timing) forget(s *timingShard, at *list.Element) {
 	st := s.queues[at.Value.(*state).key.rule].Remove(at).(*state)
 	st.drop()
 	delete(s.states, st.key)
-	if len(s.states) == 0 {
-		s.states = nil // a map never shrinks
-	}
+	s.shrink()
 	st.account.timing.Add(-st.memory)
 	t.d.release(st.account, st.memory)
 	t.d.leaveAccount(st.account)
+}
+
+// shrink replaces a map that has become far too large by a new one.
+func (s *timingShard) shrink() {
+	if n := len(s.states); n == 0 {
+		s.states, s.most = nil, 0
+	} else if s.most > 1000 && n < s.most/8 {
+		states := make(map[stateKey]*list.Element, n)
+		maps.Copy(states, s.states)
+		s.states, s.most = states, n
+	}
 }
 
 // hold makes e the event that waits for the state's end. It copies the type's name too: the caller's may be a part

@@ -530,3 +530,24 @@ func TestHeldEventOfARemovedAppLeavesNoEndpoint(t *testing.T) {
 		d.Purge("app")
 	})
 }
+
+// What a burst of states took is given back when they have ended, also while a few live on.
+func TestStatesThatHaveEndedTakeNoMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, _ := oneEndpoint(webhook.Config{CacheMissWindow: time.Second, MaxEndpointQueuedBytes: 200 << 20}, nil)
+		cfg.Sender = webhook.SenderFunc(func(context.Context, *webhook.Delivery) error { return nil })
+		d := newDispatcher(t, cfg)
+		before := heap()
+		for i := range 100_000 {
+			emit(t, d, "app", webhook.CacheMiss(fmt.Sprint("cache-", i)))
+		}
+		time.Sleep(900 * time.Millisecond)
+		for i := range 200 { // in every shard
+			emit(t, d, "app", webhook.CacheMiss(fmt.Sprint("cache-later-", i)))
+		}
+		atTime(200 * time.Millisecond)
+		require.LessOrEqual(t, d.Stats().PendingBytes, int64(300<<10), "200 states, and what is spare")
+		require.Less(t, heap()-before, int64(2<<20))
+		require.NoError(t, d.Flush(t.Context()))
+	})
+}
