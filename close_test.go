@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -291,16 +292,22 @@ func TestRedeliverSaysWhatItRefuses(t *testing.T) {
 	})
 }
 
-// Batches of several lanes, stored and taken up by another process: every channel is still in order.
+// Batches of several lanes, stored and taken up by another process: every channel is still in order, with what is
+// emitted there as well, also one whose name is no UTF-8 or is written with escapes.
 func TestRedeliveredLanesKeepTheirOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 3, MaxInFlight: 4}, dead)
-		before := newDispatcher(t, cfg)
-		for i := range 20 {
-			for channel := range 10 {
-				emit(t, before, "app", webhook.SubscriptionCount(fmt.Sprint("room-", channel), i))
+		emitAll := func(d *webhook.Dispatcher, from, to int) {
+			for i := from; i < to; i++ {
+				for channel := range 10 {
+					for _, prefix := range []string{"room-", "\xff-", "\"\n-", "private-encrypted-\xff"} {
+						emit(t, d, "app", webhook.SubscriptionCount(fmt.Sprint(prefix, channel), i))
+					}
+				}
 			}
 		}
+		cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 3, MaxInFlight: 4}, dead)
+		before := newDispatcher(t, cfg)
+		emitAll(before, 0, 20)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		var left *webhook.UndeliveredError
@@ -312,9 +319,38 @@ func TestRedeliveredLanesKeepTheirOrder(t *testing.T) {
 		})
 		after := newDispatcher(t, cfg)
 		require.NoError(t, after.Redeliver(left.Deliveries...))
+		emitAll(after, 20, 30)
 		closeNow(t, after)
-		require.Len(t, countsInOrder(t, sent), 10)
+		require.Len(t, countsInOrder(t, sent), 40)
 	})
+}
+
+// Thousands of deliveries that find no room come back at a price that grows with their number, and with an error that
+// can be logged.
+func TestRedeliverOfManyThatAreRefused(t *testing.T) {
+	const refused = 16_000
+	cfg, _ := oneEndpoint(webhook.Config{MaxEndpointQueuedBytes: 2000}, dead)
+	d := newDispatcher(t, cfg)
+	all := []*webhook.Delivery{delivery("http://localhost/")}
+	for range refused {
+		all = append(all, largeDelivery())
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	err := d.Redeliver(all...)
+	text := err.Error()
+	runtime.ReadMemStats(&after)
+	require.ErrorIs(t, err, webhook.ErrQueueFull)
+	var left *webhook.UndeliveredError
+	require.ErrorAs(t, err, &left)
+	require.Equal(t, all[1:], left.Deliveries)
+	require.Contains(t, text, "(deliveries: 16000, events: 16000)")
+	require.Less(t, len(text), 4000)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(refused*20_000), "a copy of each, and a little more")
+	d.Purge("app")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_ = d.Close(ctx)
 }
 
 // withinHook returns a dispatcher whose only event has just arrived, and whose hook returns once it is released.
