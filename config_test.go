@@ -230,6 +230,11 @@ func FuzzHeaders(f *testing.F) {
 		closeNow(t, d)
 		delivery := sent.deliveries()[0]
 		require.NoError(t, webhook.Verify(app.Key, app.Secret, delivery.Header, delivery.Body))
+		stored, err := json.Marshal(delivery)
+		require.NoError(t, err)
+		var restored webhook.Delivery
+		require.NoError(t, json.Unmarshal(stored, &restored))
+		require.Equal(t, delivery.Header, restored.Header)
 
 		req, err := http.NewRequest(http.MethodPost, delivery.URL, bytes.NewReader(delivery.Body))
 		require.NoError(t, err)
@@ -294,4 +299,17 @@ func TestLargestLimits(t *testing.T) {
 		time.Sleep(wait + time.Second)
 		require.EqualValues(t, 1, d.Stats().Delivered)
 	})
+}
+
+// A Delivery's JSON is for storage, and JSON is UTF-8: what it could not hold is refused when it is configured.
+func TestWhatIsNoUTF8IsRefused(t *testing.T) {
+	app := testApp("app\xff", "http://host/\xff", "http://host/")
+	app.Key = "key\xff"
+	app.Webhooks[1].Headers = map[string]string{"X-Latin-1": "caf\xe9", "X-UTF-8": "café"}
+	_, err := webhook.New(webhook.Config{Apps: []webhook.App{app}})
+	require.EqualError(t, err, `webhook: invalid config:
+apps[0] "app\xff": id: must be UTF-8
+apps[0] "app\xff": key: must be UTF-8
+apps[0] "app\xff": webhooks[0].url: must be UTF-8
+apps[0] "app\xff": webhooks[1].headers["X-Latin-1"]: its value must be UTF-8`)
 }
