@@ -270,6 +270,9 @@ func TestRedeliverSaysWhatItRefuses(t *testing.T) {
 			change(func(d *webhook.Delivery) { d.Header.Set("Host", "example.com") }),
 			change(func(d *webhook.Delivery) { d.Header.Set("X-A", "CANARY\r\n") }),
 			change(func(d *webhook.Delivery) { d.Header.Del("X-Pusher-Signature") }),
+			change(func(d *webhook.Delivery) { d.Header["x-pusher-signature"] = []string{"another"} }),
+			change(func(d *webhook.Delivery) { d.Header.Add("X-Pusher-Key", "another") }),
+			change(func(d *webhook.Delivery) { d.Header.Set("X-Long", strings.Repeat("x", 9000)) }),
 			change(func(d *webhook.Delivery) { d.Body = nil }),
 			change(func(d *webhook.Delivery) { d.Events = 0 }),
 			change(func(d *webhook.Delivery) {
@@ -279,14 +282,17 @@ func TestRedeliverSaysWhatItRefuses(t *testing.T) {
 		)
 		require.ErrorIs(t, err, webhook.ErrQueueFull)
 		for _, want := range []string{"deliveries[1]: is nil", "deliveries[2]: url: must be", `deliveries[3]: header["Host"]`, `deliveries[4]: header["X-A"]`,
-			"deliveries[5]: header: must have one X-Pusher-Signature", "deliveries[6]: body", "deliveries[7]: events",
-			"deliveries[8]: webhook: queue is full", "deliveries[9]: webhook: queue is full: for a delivery before it"} {
+			"deliveries[5]: header: must have one X-Pusher-Signature, has 0",
+			`deliveries[6]: header["x-pusher-signature"]: must be written as "X-Pusher-Signature"`,
+			"deliveries[7]: header: must have one X-Pusher-Key, has 2", "deliveries[8]: header: has 9006 bytes of the app's own, at most 8192",
+			"deliveries[9]: body", "deliveries[10]: events",
+			"deliveries[11]: webhook: queue is full", "deliveries[12]: webhook: queue is full: for a delivery before it"} {
 			require.ErrorContains(t, err, want)
 		}
 		require.NotContains(t, err.Error(), "CANARY")
 		var refused *webhook.UndeliveredError
 		require.ErrorAs(t, err, &refused)
-		require.Len(t, refused.Deliveries, 9)
+		require.Len(t, refused.Deliveries, 12)
 		synctest.Wait()
 		require.Len(t, sent.deliveries(), 2)
 	})
