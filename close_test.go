@@ -86,6 +86,25 @@ func TestCloseHandsBackWhatIsLeft(t *testing.T) {
 	})
 }
 
+// Two callers of Close get the same deliveries, and what one appends to them the other does not see.
+func TestCallersOfCloseShareNoArray(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 1}, dead)
+		d := newDispatcher(t, cfg)
+		for i := range 5 {
+			emit(t, d, "app", webhook.ChannelOccupied(fmt.Sprint(i)))
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		var one, other *webhook.UndeliveredError
+		require.ErrorAs(t, d.Close(ctx), &one)
+		require.ErrorAs(t, d.Close(ctx), &other)
+		mine := append(one.Deliveries, delivery("http://mine/"))
+		_ = append(other.Deliveries, delivery("http://theirs/"))
+		require.Equal(t, "http://mine/", mine[5].URL)
+	})
+}
+
 func TestCloseGivesUpASenderThatIgnoresItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
