@@ -287,8 +287,8 @@ func TestWebhooksOfAnAppAreBounded(t *testing.T) {
 	require.ErrorContains(t, d.SetApp(testApp("app", "http://a/", "http://b/", "http://c/")), `app "app": webhooks: are 3, MaxWebhooks is 2`)
 }
 
-// SetApp holds a lock that others wait for: 25 times as many webhooks do not take hundreds of times as long, whether they
-// are many endpoints or one.
+// SetApp holds a lock that others wait for: a hundred times as many webhooks do not take thousands of times as long,
+// whether they are many endpoints or one.
 func TestSetAppIsLinearInItsWebhooks(t *testing.T) {
 	for name, url := range map[string]func(int) string{
 		"many endpoints": func(n int) string { return fmt.Sprint("http://host/", n) },
@@ -304,15 +304,17 @@ func TestSetAppIsLinearInItsWebhooks(t *testing.T) {
 					}
 				}
 				least := time.Hour
-				for i := range 6 { // each time the others are replaced
+				for i := range 4 {
 					start := time.Now()
 					require.NoError(t, d.SetApp(apps[i%2]))
-					least = min(least, time.Since(start))
+					if i > 0 { // others were replaced
+						least = min(least, time.Since(start))
+					}
 				}
 				return least
 			}
-			few, many := takes(2000), takes(50_000)
-			require.Less(t, many, 100*few)
+			few, many := takes(500), takes(50_000)
+			require.Less(t, many, 1000*few)
 		})
 	}
 }
