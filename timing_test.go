@@ -470,43 +470,59 @@ func TestCloseReleasesWhatIsHeldBehindWhatIsQueued(t *testing.T) {
 	})
 }
 
-// Thousands of held events that find all of an app's endpoints full are given up in slices, in one batch for each
-// endpoint, and a shard serves others between the slices.
-func TestManyHeldEventsWithoutRoom(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		const held, endpoints, slice = 1000, 20, 64
-		var urls []string
-		for i := range endpoints {
-			urls = append(urls, fmt.Sprintf("http://host/%d", i))
-		}
-		var d *webhook.Dispatcher
-		var mu sync.Mutex
-		var deliveries, events, most int
-		cfg := webhook.Config{Apps: []webhook.App{testApp("app", urls...)}, MaxEndpointQueuedBytes: held * 600, Sender: webhook.SenderFunc(dead)}
-		cfg.Hooks.Undelivered = func(delivery *webhook.Delivery, err error) {
-			if !errors.Is(err, webhook.ErrQueueFull) {
-				return
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			most = max(most, int(d.Stats().Undelivered)-events)
-			deliveries, events = deliveries+1, events+delivery.Events
-			_ = d.Emit("app", webhook.MemberAdded("presence-room", "somebody")) // the shard's lock is free
-		}
-		d = newDispatcher(t, cfg.WithPusherTiming())
-		for i := range held { // of one channel, and so of one shard
-			emit(t, d, "app", webhook.MemberRemoved("presence-room", fmt.Sprint(i)))
-		}
-		data := []byte(`"` + strings.Repeat("x", 60_000) + `"`)
-		for d.Emit("app", webhook.ClientEvent("private-x", "client-a", data, "", "")) == nil {
-		}
-		fillUp(t, d)
-		atTime(grace)
-		require.Equal(t, held*endpoints, events)
-		require.LessOrEqual(t, most, slice*endpoints, "at a time")
-		require.LessOrEqual(t, deliveries, endpoints*(held/slice+1), "one for each endpoint and slice")
-		d.Purge("app")
-	})
+// Thousands of held events that find all of an app's endpoints full, or that are purged, are given up in slices, in one
+// batch for each endpoint, and a shard serves others between the slices. So are a few that are large.
+func TestManyHeldEventsAreGivenUpInSlices(t *testing.T) {
+	const endpoints = 20
+	for _, test := range []struct {
+		name           string
+		held, size     int
+		slice, batches int // events and deliveries for each endpoint
+		purge          bool
+	}{
+		{name: "without room", held: 1000, size: 10, slice: 64, batches: 16},
+		{name: "without room, large", held: 40, size: 60_000, slice: 1, batches: 40},
+		{name: "purged", held: 1000, size: 10, slice: 64, batches: 16, purge: true},
+		{name: "purged, large", held: 40, size: 60_000, slice: 1, batches: 40, purge: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var urls []string
+				for i := range endpoints {
+					urls = append(urls, fmt.Sprintf("http://host/%d", i))
+				}
+				var d *webhook.Dispatcher
+				var mu sync.Mutex
+				var deliveries, events, most int
+				cfg := webhook.Config{Apps: []webhook.App{testApp("app", urls...)}, MaxEndpointQueuedBytes: 3 << 20, Sender: webhook.SenderFunc(dead)}
+				cfg.Hooks.Undelivered = func(delivery *webhook.Delivery, err error) {
+					mu.Lock()
+					defer mu.Unlock()
+					if events == test.held*endpoints {
+						return // what was queued is purged at the end
+					}
+					most = max(most, int(d.Stats().Undelivered)-events)
+					deliveries, events = deliveries+1, events+delivery.Events
+					_ = d.Emit("app", webhook.MemberAdded("presence-room", "somebody")) // the shard's lock is free
+				}
+				d = newDispatcher(t, cfg.WithPusherTiming())
+				for i := range test.held { // of one channel, and so of one shard
+					emit(t, d, "app", webhook.MemberRemoved("presence-room", fmt.Sprint(i, strings.Repeat("x", test.size))))
+				}
+				if !test.purge {
+					data := []byte(`"` + strings.Repeat("x", 60_000) + `"`)
+					for d.Emit("app", webhook.ClientEvent("private-x", "client-a", data, "", "")) == nil {
+					}
+					fillUp(t, d)
+					atTime(grace)
+				}
+				d.Purge("app")
+				require.Equal(t, test.held*endpoints, events)
+				require.LessOrEqual(t, most, test.slice*endpoints, "at a time")
+				require.LessOrEqual(t, deliveries, test.batches*endpoints)
+			})
+		})
+	}
 }
 
 // An endpoint that comes back for an event of a removed app, and has no room for it, goes again.
