@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -15,8 +16,8 @@ import (
 	"github.com/pusherhooks/webhook"
 )
 
-// Close with a million events pending that nobody takes keeps its time, hands all of them back, says so in one line
-// and makes no second copy of the bodies. A machine that is busy with something else gets another chance, and more time
+// Close with a million events pending that nobody takes keeps its time, hands all of them back, and says so in
+// one line. A machine that is busy with something else gets another chance, and more time
 // by what the events took to emit.
 func TestCloseWithAMillionEventsKeepsItsTime(t *testing.T) {
 	took, most := time.Hour, 3*time.Second
@@ -48,6 +49,26 @@ func TestCloseLeavesTimeToHandBack(t *testing.T) {
 		require.GreaterOrEqual(t, early, events*2*time.Microsecond, "of the bubble's time, in which signing takes none")
 		require.LessOrEqual(t, early, events*10*time.Microsecond)
 	})
+}
+
+// What Close hands back is what was queued, and a header for each: the bodies are not copied.
+func TestCloseCopiesNoBodies(t *testing.T) {
+	const events, size = 5000, 10_000
+	cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 1, MaxEndpointQueuedBytes: 200 << 20}, nil)
+	cfg.Sender = webhook.SenderFunc(dead)
+	d := newDispatcher(t, cfg)
+	for range events {
+		emit(t, d, "app", webhook.ChannelOccupied(strings.Repeat("x", size)))
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var left *webhook.UndeliveredError
+	require.ErrorAs(t, d.Close(ctx), &left)
+	runtime.ReadMemStats(&after)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(events*size/5))
+	require.Len(t, left.Deliveries, events)
 }
 
 // closeWithAMillionEvents returns how long it took to emit them, and how long a Close takes that has two seconds.
