@@ -96,7 +96,8 @@ func (s *shared) charge(a *account, need, want int64) (granted int64) {
 
 // room is how much an app that holds own may still take where held of limit bytes are taken: until it holds as
 // much as is left. The rule needs no limit per app, and a thousand hogs still leave room for one more (dynamic
-// thresholds, Choudhury and Hahne 1998).
+// thresholds, Choudhury and Hahne 1998). But each that comes after another takes half of what that has left, so the
+// last sixteenth is for small accounts.
 func room(limit, held, own int64) int64 {
 	switch free := limit - held; {
 	case own < smallAccount:
@@ -104,7 +105,7 @@ func room(limit, held, own int64) int64 {
 	case own == held: // nobody else has anything
 		return min(free, limit/8*7-own)
 	default:
-		return (free - own) / 2
+		return (free - limit/16 - own) / 2
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // An App is one tenant of the server: its credentials and its webhooks. The JSON is soketi's, field for field.
@@ -64,12 +65,18 @@ func (a *App) validate(path string, maxWebhooks int) (errs []error) {
 	fault := func(format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%s%w", path, fmt.Errorf(format, args...)))
 	}
-	if a.ID == "" {
+	switch {
+	case a.ID == "":
 		fault("id: must not be empty")
+	case !utf8.ValidString(a.ID):
+		fault("id: must be UTF-8")
 	}
-	if a.Key == "" {
+	switch {
+	case a.Key == "":
 		fault("key: must not be empty")
-	} else if !validHeaderValue(a.Key) {
+	case !utf8.ValidString(a.Key):
+		fault("key: must be UTF-8")
+	case !validHeaderValue(a.Key):
 		fault("key: has a character that an HTTP header cannot carry")
 	}
 	switch a.Secret {
@@ -170,6 +177,8 @@ func parseURL(raw string) (*url.URL, error) {
 		return nil, fmt.Errorf("has %d bytes, at most %d are allowed", len(raw), maxURLBytes)
 	case err != nil:
 		return nil, errors.New("is not a valid URL")
+	case !utf8.ValidString(raw):
+		return nil, errors.New("must be UTF-8")
 	case (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.Opaque != "":
 		return nil, fmt.Errorf("must be an absolute http or https URL, got %q", redactURL(raw))
 	case strings.ContainsFunc(u.Hostname(), func(r rune) bool { return !isHostChar(r) }):
@@ -217,6 +226,8 @@ func validateHeader(name, value string) error {
 		return errors.New("belongs to the connection and cannot be set")
 	case strings.Contains(value, redacted):
 		return errors.New("its value is the placeholder of a Webhook that was marshalled, not the value itself")
+	case !utf8.ValidString(value): // the JSON of a Delivery could not hold it
+		return errors.New("its value must be UTF-8")
 	case !validHeaderValue(value):
 		return errors.New("its value has a character that an HTTP header cannot carry (RFC 9110, section 5.5)")
 	}

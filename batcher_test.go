@@ -289,6 +289,21 @@ func TestTooLargeEventIsInvalid(t *testing.T) {
 	})
 }
 
+// An event is as large as it is encoded: what is ignored or becomes shorter does not count.
+func TestOnlyTheEncodedEventCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, _ := oneEndpoint(webhook.Config{ClientData: webhook.DataRaw}, nil)
+		d := newDispatcher(t, cfg)
+		ignored := webhook.ChannelOccupied("room")
+		ignored.Data = []byte(strings.Repeat("x", 700_000))
+		ignored.Event, ignored.SocketID, ignored.UserID = string(ignored.Data), string(ignored.Data), string(ignored.Data)
+		escapes := []byte(`"` + strings.Repeat(`\u0041`, 11_000) + `"`) // 66 kB, of which 11 are left
+		emit(t, d, "app", ignored, webhook.ClientEvent("private-room", "client-a", escapes, "", ""))
+		require.NoError(t, d.Flush(t.Context()))
+		require.EqualValues(t, 2, d.Stats().Delivered)
+	})
+}
+
 func TestFlush(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		open := make(gate)

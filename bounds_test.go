@@ -168,3 +168,49 @@ func TestHeadersAreCharged(t *testing.T) {
 	require.NoError(t, err)
 	require.Less(t, len(stored), 2<<20)
 }
+
+// What waits for its turn is memory that is charged, and no goroutine, whether it was emitted or redelivered.
+func TestWhatWaitsIsChargedAndHasNoGoroutine(t *testing.T) {
+	const webhooks, each, places = 1000, 16, 64
+	for name, queue := range map[string]func(d *webhook.Dispatcher, urls []string){
+		"emitted": func(d *webhook.Dispatcher, _ []string) {
+			for i := range each {
+				emit(t, d, "app", webhook.ChannelOccupied(fmt.Sprint("room-", i)))
+			}
+		},
+		"redelivered": func(d *webhook.Dispatcher, urls []string) {
+			for _, url := range urls {
+				for range each {
+					require.NoError(t, d.Redeliver(delivery(url)))
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var urls []string
+			for i := range webhooks {
+				urls = append(urls, fmt.Sprintf("http://localhost/%d", i))
+			}
+			d := newDispatcher(t, webhook.Config{Apps: []webhook.App{testApp("app", urls...)}, MaxBatchEvents: 1, MaxConcurrent: places,
+				Sender: webhook.SenderFunc(dead)})
+			goroutines, before := runtime.NumGoroutine(), heapAndStacks()
+			queue(d, urls)
+			require.LessOrEqual(t, runtime.NumGoroutine(), goroutines+places)
+			require.EqualValues(t, webhooks*each, d.Stats().Pending)
+			took, charged := heapAndStacks()-before, d.Stats().PendingBytes
+			t.Logf("%d bytes, charged %d", took, charged)
+			require.LessOrEqual(t, took, charged*5/4)
+			d.Purge("app")
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			_ = d.Close(ctx)
+		})
+	}
+}
+
+func heapAndStacks() int64 {
+	live := heap()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return live + int64(m.StackInuse)
+}

@@ -216,9 +216,9 @@ func (d *Dispatcher) drain(ctx context.Context) error {
 		return nil
 	}
 	if cut == nil {
-		return &UndeliveredError{Deliveries: c.left, Err: c.failure}
+		return &UndeliveredError{Deliveries: slices.Clip(c.left), Err: c.failure}
 	}
-	return &UndeliveredError{Deliveries: c.left, Err: d.withLastErrors(cut)}
+	return &UndeliveredError{Deliveries: slices.Clip(c.left), Err: d.withLastErrors(cut)}
 }
 
 // await waits until nothing is pending any more, or returns why it has ended.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -82,6 +83,25 @@ func TestCloseHandsBackWhatIsLeft(t *testing.T) {
 		require.Equal(t, left.Deliveries, reported, "each was reported to the hook as well")
 		require.Equal(t, err, d.Close(t.Context()), "a second call returns the same")
 		checkAccounts(t, d)
+	})
+}
+
+// Two callers of Close get the same deliveries, and what one appends to them the other does not see.
+func TestCallersOfCloseShareNoArray(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 1}, dead)
+		d := newDispatcher(t, cfg)
+		for i := range 5 {
+			emit(t, d, "app", webhook.ChannelOccupied(fmt.Sprint(i)))
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		var one, other *webhook.UndeliveredError
+		require.ErrorAs(t, d.Close(ctx), &one)
+		require.ErrorAs(t, d.Close(ctx), &other)
+		mine := append(one.Deliveries, delivery("http://mine/"))
+		_ = append(other.Deliveries, delivery("http://theirs/"))
+		require.Equal(t, "http://mine/", mine[5].URL)
 	})
 }
 
@@ -269,6 +289,9 @@ func TestRedeliverSaysWhatItRefuses(t *testing.T) {
 			change(func(d *webhook.Delivery) { d.Header.Set("Host", "example.com") }),
 			change(func(d *webhook.Delivery) { d.Header.Set("X-A", "CANARY\r\n") }),
 			change(func(d *webhook.Delivery) { d.Header.Del("X-Pusher-Signature") }),
+			change(func(d *webhook.Delivery) { d.Header["x-pusher-signature"] = []string{"another"} }),
+			change(func(d *webhook.Delivery) { d.Header.Add("X-Pusher-Key", "another") }),
+			change(func(d *webhook.Delivery) { d.Header.Set("X-Long", strings.Repeat("x", 9000)) }),
 			change(func(d *webhook.Delivery) { d.Body = nil }),
 			change(func(d *webhook.Delivery) { d.Events = 0 }),
 			change(func(d *webhook.Delivery) {
@@ -278,29 +301,38 @@ func TestRedeliverSaysWhatItRefuses(t *testing.T) {
 		)
 		require.ErrorIs(t, err, webhook.ErrQueueFull)
 		for _, want := range []string{"deliveries[1]: is nil", "deliveries[2]: url: must be", `deliveries[3]: header["Host"]`, `deliveries[4]: header["X-A"]`,
-			"deliveries[5]: header: must have one X-Pusher-Signature", "deliveries[6]: body", "deliveries[7]: events",
-			"deliveries[8]: webhook: queue is full", "deliveries[9]: webhook: queue is full: for a delivery before it"} {
+			"deliveries[5]: header: must have one X-Pusher-Signature, has 0",
+			`deliveries[6]: header["x-pusher-signature"]: must be written as "X-Pusher-Signature"`,
+			"deliveries[7]: header: must have one X-Pusher-Key, has 2", "deliveries[8]: header: has 9006 bytes of the app's own, at most 8192",
+			"deliveries[9]: body", "deliveries[10]: events",
+			"deliveries[11]: webhook: queue is full", "deliveries[12]: webhook: queue is full: for a delivery before it"} {
 			require.ErrorContains(t, err, want)
 		}
 		require.NotContains(t, err.Error(), "CANARY")
 		var refused *webhook.UndeliveredError
 		require.ErrorAs(t, err, &refused)
-		require.Len(t, refused.Deliveries, 9)
+		require.Len(t, refused.Deliveries, 12)
 		synctest.Wait()
 		require.Len(t, sent.deliveries(), 2)
 	})
 }
 
-// Batches of several lanes, stored and taken up by another process: every channel is still in order.
+// Batches of several lanes, stored and taken up by another process: every channel is still in order, with what is
+// emitted there as well, also one whose name is no UTF-8 or is written with escapes.
 func TestRedeliveredLanesKeepTheirOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 3, MaxInFlight: 4}, dead)
-		before := newDispatcher(t, cfg)
-		for i := range 20 {
-			for channel := range 10 {
-				emit(t, before, "app", webhook.SubscriptionCount(fmt.Sprint("room-", channel), i))
+		emitAll := func(d *webhook.Dispatcher, from, to int) {
+			for i := from; i < to; i++ {
+				for channel := range 10 {
+					for _, prefix := range []string{"room-", "\xff-", "\"\n-", "private-encrypted-\xff"} {
+						emit(t, d, "app", webhook.SubscriptionCount(fmt.Sprint(prefix, channel), i))
+					}
+				}
 			}
 		}
+		cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 3, MaxInFlight: 4}, dead)
+		before := newDispatcher(t, cfg)
+		emitAll(before, 0, 20)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		var left *webhook.UndeliveredError
@@ -312,9 +344,38 @@ func TestRedeliveredLanesKeepTheirOrder(t *testing.T) {
 		})
 		after := newDispatcher(t, cfg)
 		require.NoError(t, after.Redeliver(left.Deliveries...))
+		emitAll(after, 20, 30)
 		closeNow(t, after)
-		require.Len(t, countsInOrder(t, sent), 10)
+		require.Len(t, countsInOrder(t, sent), 40)
 	})
+}
+
+// Thousands of deliveries that find no room come back at a price that grows with their number, and with an error that
+// can be logged.
+func TestRedeliverOfManyThatAreRefused(t *testing.T) {
+	const refused = 16_000
+	cfg, _ := oneEndpoint(webhook.Config{MaxEndpointQueuedBytes: 2000}, dead)
+	d := newDispatcher(t, cfg)
+	all := []*webhook.Delivery{delivery("http://localhost/")}
+	for range refused {
+		all = append(all, largeDelivery())
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	err := d.Redeliver(all...)
+	text := err.Error()
+	runtime.ReadMemStats(&after)
+	require.ErrorIs(t, err, webhook.ErrQueueFull)
+	var left *webhook.UndeliveredError
+	require.ErrorAs(t, err, &left)
+	require.Equal(t, all[1:], left.Deliveries)
+	require.Contains(t, text, "(deliveries: 16000, events: 16000)")
+	require.Less(t, len(text), 4000)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(refused*20_000), "a copy of each, and a little more")
+	d.Purge("app")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_ = d.Close(ctx)
 }
 
 // withinHook returns a dispatcher whose only event has just arrived, and whose hook returns once it is released.

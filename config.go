@@ -33,7 +33,8 @@ type Config struct {
 
 	// MaxQueuedBytes bounds the memory of all that waits or is in flight, its bookkeeping included; beyond it Emit
 	// returns ErrQueueFull. One app may hold as much as is still free, so that others find room; an app that is
-	// alone may hold seven eighths, and one that holds less than 64 KiB all that is free. Default 256 MiB.
+	// alone may hold seven eighths, and one that holds less than 64 KiB all that is free. The last sixteenth is for
+	// the latter. Default 256 MiB.
 	MaxQueuedBytes int64
 
 	// MaxEndpointQueuedBytes is one endpoint's share of MaxQueuedBytes. Default 16 MiB.

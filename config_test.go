@@ -3,12 +3,16 @@ package webhook_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/http"
+	"reflect"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -32,9 +36,10 @@ func TestConfigFaultsAreReportedAllAtOnceByPath(t *testing.T) {
 				{URL: "https://user:CANARY/x@example.com/", EventTypes: every},
 				{URL: "mailto:someone@example.com"},
 				{URL: "https://:443/", EventTypes: every, Headers: map[string]string{
-					"X-Bad\n": "v", "": "v", "Host": "v", "content-length": "1", "Transfer-Encoding": "chunked",
+					"X-Bad\n": "v", "": "v", "Host": "v", "Expect": "100-continue", "content-length": "1", "Transfer-Encoding": "chunked",
 					"X-Value": "CANARY\r\nX-Injected: 1", "X-Nul": "CANARY\x00", "x-twice": "1", "X-Twice": "2", "Authorization": "fine",
 				}},
+				{URL: "https://example.com/", EventTypes: every, Headers: map[string]string{"X-Long": strings.Repeat("x", 8200)}},
 			}},
 			{ID: "good", Key: "k", Secret: "s"},
 		},
@@ -58,6 +63,7 @@ apps[2] "shop": webhooks[4].url: must be an absolute http or https URL, got "mai
 apps[2] "shop": webhooks[4].event_types: must name at least one of `+types+`
 apps[2] "shop": webhooks[5].url: must be an absolute http or https URL, got "https://:443/"
 apps[2] "shop": webhooks[5].headers[""]: is not a valid header name (RFC 9110, section 5.1)
+apps[2] "shop": webhooks[5].headers["Expect"]: belongs to the connection and cannot be set
 apps[2] "shop": webhooks[5].headers["Host"]: belongs to the connection and cannot be set
 apps[2] "shop": webhooks[5].headers["Transfer-Encoding"]: belongs to the connection and cannot be set
 apps[2] "shop": webhooks[5].headers["X-Bad\n"]: is not a valid header name (RFC 9110, section 5.1)
@@ -65,6 +71,7 @@ apps[2] "shop": webhooks[5].headers["X-Nul"]: its value has a character that an 
 apps[2] "shop": webhooks[5].headers["X-Value"]: its value has a character that an HTTP header cannot carry (RFC 9110, section 5.5)
 apps[2] "shop": webhooks[5].headers["content-length"]: belongs to the connection and cannot be set
 apps[2] "shop": webhooks[5].headers["x-twice"]: is the same header as "X-Twice"
+apps[2] "shop": webhooks[6].headers: have 8206 bytes, at most 8192 are sent
 apps[3] "good": id: is taken by apps[0]`, "\n"), strings.Split(err.Error(), "\n"))
 }
 
@@ -223,6 +230,11 @@ func FuzzHeaders(f *testing.F) {
 		closeNow(t, d)
 		delivery := sent.deliveries()[0]
 		require.NoError(t, webhook.Verify(app.Key, app.Secret, delivery.Header, delivery.Body))
+		stored, err := json.Marshal(delivery)
+		require.NoError(t, err)
+		var restored webhook.Delivery
+		require.NoError(t, json.Unmarshal(stored, &restored))
+		require.Equal(t, delivery.Header, restored.Header)
 
 		req, err := http.NewRequest(http.MethodPost, delivery.URL, bytes.NewReader(delivery.Body))
 		require.NoError(t, err)
@@ -241,4 +253,63 @@ func FuzzHeaders(f *testing.F) {
 			require.Equal(t, strings.Trim(delivery.Header.Get(header), " \t"), got.Header.Get(header))
 		}
 	})
+}
+
+// No limit is so large that a sum of it overflows: what is larger is refused by name, what is allowed works, all of it
+// together, also where an int has 32 bits.
+func TestLargestLimits(t *testing.T) {
+	const bytes, count, wait, batch = 1 << 50, 1 << 20, 100 * 365 * 24 * time.Hour, 1 << 30
+	largest := webhook.Config{
+		BatchWindow: wait, MaxBatchEvents: math.MaxInt32, MaxBatchBytes: batch, MaxEventBytes: batch - 100, MaxInFlight: count,
+		MaxQueuedBytes: bytes, MaxEndpointQueuedBytes: bytes, MaxWebhooks: count, MaxConcurrent: count,
+		SendTimeout: wait, RetryWaitMin: wait, RetryWaitMax: wait, RetryFor: wait,
+		ReconnectGrace: wait, CountInterval: wait, CountThreshold: math.MaxInt, CacheMissWindow: wait,
+	}
+	limits := reflect.TypeFor[webhook.Config]()
+	for i := range limits.NumField() {
+		field := limits.Field(i)
+		if !field.Type.ConvertibleTo(reflect.TypeFor[int64]()) || field.Name == "ClientData" || field.Name == "CountThreshold" {
+			continue // no limits
+		}
+		cfg, most := webhook.Config{}, int64(math.MaxInt64)
+		if field.Type.Kind() == reflect.Int {
+			most = math.MaxInt
+		}
+		require.NotZero(t, reflect.ValueOf(largest).Field(i).Int(), field.Name)
+		if most == reflect.ValueOf(largest).Field(i).Int() {
+			continue // on 32 bits
+		}
+		reflect.ValueOf(&cfg).Elem().Field(i).SetInt(most)
+		_, err := webhook.New(cfg)
+		require.ErrorContains(t, err, field.Name+": must be at most", "%s", field.Name)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		failed := false
+		cfg, sent := oneEndpoint(largest, func(context.Context, *webhook.Delivery) error {
+			if !failed {
+				failed = true
+				return asksLater(math.MaxInt64)
+			}
+			return nil
+		})
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ClientEvent("private-room", "client-a", nil, "", ""))
+		time.Sleep(wait + time.Second)
+		require.Len(t, sent.deliveries(), 1)
+		time.Sleep(wait + time.Second)
+		require.EqualValues(t, 1, d.Stats().Delivered)
+	})
+}
+
+// A Delivery's JSON is for storage, and JSON is UTF-8: what it could not hold is refused when it is configured.
+func TestWhatIsNoUTF8IsRefused(t *testing.T) {
+	app := testApp("app\xff", "http://host/\xff", "http://host/")
+	app.Key = "key\xff"
+	app.Webhooks[1].Headers = map[string]string{"X-Latin-1": "caf\xe9", "X-UTF-8": "café"}
+	_, err := webhook.New(webhook.Config{Apps: []webhook.App{app}})
+	require.EqualError(t, err, `webhook: invalid config:
+apps[0] "app\xff": id: must be UTF-8
+apps[0] "app\xff": key: must be UTF-8
+apps[0] "app\xff": webhooks[0].url: must be UTF-8
+apps[0] "app\xff": webhooks[1].headers["X-Latin-1"]: its value must be UTF-8`)
 }

@@ -98,7 +98,7 @@ func hang(c net.Conn) bool {
 const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 // certificate makes a server certificate of an authority that nobody trusts, or that pool is told to.
-func certificate(t testing.TB, name string, notAfter time.Time, pool *x509.CertPool) tls.Certificate {
+func certificate(t testing.TB, name string, notAfter time.Time, pool *x509.CertPool, more ...string) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
@@ -109,7 +109,7 @@ func certificate(t testing.TB, name string, notAfter time.Time, pool *x509.CertP
 	if ip := net.ParseIP(name); ip != nil {
 		template.IPAddresses = []net.IP{ip}
 	} else {
-		template.DNSNames = []string{name}
+		template.DNSNames = append([]string{name}, more...)
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	require.NoError(t, err)

@@ -173,6 +173,9 @@ func (e *Event) validate(t typeSet) error {
 		if e.SubscriptionCount < 0 {
 			return invalidEvent("subscription_count: must not be negative, got %d", e.SubscriptionCount)
 		}
+		if int64(e.SubscriptionCount) > maxCount {
+			return invalidEvent("subscription_count: must be at most %d, got %d", int64(maxCount), e.SubscriptionCount)
+		}
 	default:
 		return invalidEvent("type: unknown %q, known are %s", string(e.Type), knownTypes())
 	}
@@ -181,6 +184,9 @@ func (e *Event) validate(t typeSet) error {
 	}
 	return nil
 }
+
+// maxCount is 2^53: JavaScript would write a larger number differently.
+const maxCount = 1 << 53
 
 // presencePrefix is what a presence channel's name starts with.
 const presencePrefix = "presence-"

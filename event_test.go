@@ -3,7 +3,9 @@ package webhook
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -101,6 +103,19 @@ func TestInvalidEventsNameTheField(t *testing.T) {
 		require.ErrorIs(t, err, ErrInvalidEvent)
 		require.ErrorContains(t, err, "invalid event: "+field+":")
 	}
+}
+
+// A receiver in JavaScript holds counts up to 2^53: a larger one it would write differently, and find the signature wrong.
+func TestLargestCount(t *testing.T) {
+	if strconv.IntSize < 64 {
+		t.Skip("no int is so large")
+	}
+	e := SubscriptionCount("a", math.MaxInt)
+	require.EqualError(t, e.validate(subscriptionCount), "webhook: invalid event: subscription_count: must be at most 9007199254740992, got 9223372036854775807")
+	e.SubscriptionCount = e.SubscriptionCount>>10 + 2 // 2^53 + 1
+	require.Error(t, e.validate(subscriptionCount))
+	e.SubscriptionCount--
+	require.Equal(t, `{"name":"subscription_count","channel":"a","subscription_count":9007199254740992}`, encode(t, e, DataString))
 }
 
 // fuzzEvent builds a valid event of any type out of whatever the fuzzer has.

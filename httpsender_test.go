@@ -343,3 +343,14 @@ func TestEarlyAnswersDoNotMixBatches(t *testing.T) {
 	closeNow(t, d)
 	require.NotEmpty(t, seen)
 }
+
+// A guard that panics refuses the address and costs one delivery, not the process. net calls it on a goroutine of its own.
+func TestDialControlThatPanics(t *testing.T) {
+	r := newReceiver(t, testApp("app"))
+	s := newSender(t, func(c *webhook.HTTPConfig) {
+		c.DialControl = func(string, string, syscall.RawConn) error { panic("no list") }
+	})
+	err := s.Send(t.Context(), delivery(r.URL))
+	require.ErrorContains(t, err, "panic in DialControl: no list")
+	require.Empty(t, r.Requests())
+}

@@ -142,6 +142,60 @@ func TestRedeliveriesForDeadEndpointsHoldUpNobody(t *testing.T) {
 	})
 }
 
+// Endpoints that have answered at once so far and all hang from one moment on take the places of the young for half a second.
+func TestProvenEndpointsThatHangAtOnce(t *testing.T) {
+	for _, places := range []int{64, 2048} {
+		t.Run(fmt.Sprint(places), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				town := newTown(t, webhook.Config{MaxConcurrent: places})
+				town.settle("good", 10, quick, 100*time.Millisecond)
+				town.settle("bad", places*5/8, quick, time.Second)
+				time.Sleep(5 * time.Second)
+				town.forget()
+				for i := range places * 5 / 8 {
+					town.net.set(fmt.Sprint("bad", i), nil)
+				}
+				time.Sleep(20 * time.Second)
+				town.require("good", 200*time.Millisecond, time.Second)
+				town.close()
+			})
+		})
+	}
+}
+
+// Apps that fill all the memory they can get leave some for one that comes later, however few or many they are.
+func TestHogsLeaveMemoryForAnother(t *testing.T) {
+	for _, hogs := range []int{1, 2, 20} {
+		t.Run(fmt.Sprint(hogs), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const whole = 64 << 20
+				cfg := webhook.Config{MaxQueuedBytes: whole, MaxEndpointQueuedBytes: whole, Sender: webhook.SenderFunc(dead)}
+				cfg.Apps = []webhook.App{testApp("late", "http://late/")}
+				for i := range hogs {
+					cfg.Apps = append(cfg.Apps, testApp(fmt.Sprint("hog", i), "http://hog/"))
+				}
+				d := newDispatcher(t, cfg)
+				event := func(size int) webhook.Event {
+					return webhook.ClientEvent("private-room", "client-a", []byte(strings.Repeat("x", size)), "", "")
+				}
+				for i := range hogs {
+					for _, size := range []int{10_000, 100} {
+						for d.Emit(fmt.Sprint("hog", i), event(size)) == nil {
+						}
+					}
+				}
+				require.Greater(t, d.Stats().PendingBytes, int64(whole/2), "they do use it")
+				for range 50 {
+					emit(t, d, "late", event(1000))
+				}
+				for _, app := range cfg.Apps {
+					d.Purge(app.ID)
+				}
+			})
+		})
+	}
+}
+
 // An endpoint that fails for a second is back within seconds, whoever hangs beside it.
 func TestBlipBeside2000HangingEndpoints(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -2,8 +2,13 @@ package webhook_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"io"
+	"log"
 	"log/slog"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -115,4 +120,56 @@ func TestLoggerThatPanics(t *testing.T) {
 		require.NoError(t, d.Flush(t.Context()))
 		require.EqualValues(t, 1, d.Stats().Undelivered)
 	})
+}
+
+// Whatever is lost of an endpoint is a line a second, which says how many there would have been.
+func TestLossesAreOneLineASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log diary
+		cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 1, BatchWindow: time.Hour, RetryFor: -1, Logger: log.logger()},
+			func(context.Context, *webhook.Delivery) error { return errors.New("down") })
+		d := newDispatcher(t, cfg)
+		for i := range 100 {
+			emit(t, d, "app", webhook.ChannelOccupied(strings.Repeat("x", i+1)))
+		}
+		d.Purge("app")
+		synctest.Wait()
+		require.Len(t, log.with("webhook undelivered"), 1)
+		time.Sleep(2 * time.Minute)
+		emit(t, d, "app", webhook.ChannelOccupied("room"))
+		atTime(2 * time.Minute)
+		require.EqualValues(t, 101, d.Stats().Undelivered)
+		require.Len(t, log.with("webhook undelivered"), 2)
+		require.Len(t, log.with("left_out=99"), 1)
+	})
+}
+
+// A certificate is the endpoint's: what it says does not fill the log and begins no line of its own.
+func TestCertificateOfManyNames(t *testing.T) {
+	names := []string{"forged\nlevel=ERROR"}
+	for len(names) < 99 {
+		names = append(names, strings.Repeat("x", 240))
+	}
+	pool := x509.NewCertPool()
+	server := httptest.NewUnstartedServer(nil)
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{certificate(t, names[0], time.Now().Add(time.Hour), pool, names[1:]...)}}
+	server.StartTLS()
+	defer server.Close()
+
+	var lines diary
+	url := strings.Replace(server.URL, "127.0.0.1", "localhost", 1)
+	d := newDispatcher(t, webhook.Config{Apps: []webhook.App{testApp("app", url)}, RetryWaitMin: time.Hour, RetryWaitMax: time.Hour,
+		Logger: slog.New(slog.NewTextHandler(&lines, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Sender: newSender(t, func(c *webhook.HTTPConfig) { c.TLS = &tls.Config{RootCAs: pool} })})
+	emit(t, d, "app", webhook.ChannelOccupied("room"))
+	require.True(t, settles(func() bool { return len(lines.with("is failing")) == 1 }))
+	status := d.Endpoints("app")[0]
+	require.Contains(t, status.LastError, "valid for forged")
+	require.Less(t, len(status.LastError), 1000)
+	require.NotContains(t, status.LastError, "\n")
+	d.Purge("app")
+	for _, line := range lines.with("") {
+		require.Less(t, len(line), 1000)
+	}
 }

@@ -2,13 +2,14 @@ package webhook_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"runtime"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -277,22 +278,46 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
-// A stream of final answers is no load: one attempt a minute.
-func TestFinalAnswersCoolTheEndpointDown(t *testing.T) {
-	bubble(t, func(t *testing.T, net *network) {
-		var lines strings.Builder
-		net.set("gone", func(int, []byte) (int, time.Duration) { return http.StatusGone, time.Millisecond })
-		d := newDispatcher(t, webhook.Config{Apps: []webhook.App{testApp("app", "http://gone/")}, MaxBatchEvents: 1, Sender: net.sender(t),
-			Logger: slog.New(slog.NewTextHandler(&lines, nil))})
-		for range 20 * 600 {
-			_ = d.Emit("app", webhook.ChannelOccupied("room"))
-			time.Sleep(50 * time.Millisecond)
-		}
-		require.LessOrEqual(t, net.count("gone"), 25, "16 at first, then one a minute")
-		require.LessOrEqual(t, strings.Count(lines.String(), "\n"), 25)
-		require.Less(t, d.Stats().Pending, uint64(20*60*7), "age empties the queue")
-		d.Purge("app")
-	})
+// A stream of answers that are final, or of failures that cost a handshake, is no load: for each endpoint a few attempts
+// at first and then one a minute, and no more lines than that.
+func TestHopelessEndpointsAreNoLoad(t *testing.T) {
+	for name, send := range map[string]func(*http.Request) (*http.Response, error){
+		"410": func(*http.Request) (*http.Response, error) { return answer(http.StatusGone), nil },
+		"untrusted certificate": func(*http.Request) (*http.Response, error) {
+			return nil, &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}
+		},
+		"refused by the guard": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const webhooks = 20
+				var urls []string
+				for i := range webhooks {
+					urls = append(urls, fmt.Sprintf("http://127.0.0.1:1/%d", i))
+				}
+				var log diary
+				var attempts atomic.Int64
+				cfg := webhook.Config{Apps: []webhook.App{testApp("app", urls...)}, MaxBatchEvents: 1, Logger: log.logger(),
+					Hooks: webhook.Hooks{Attempt: func(*webhook.Delivery, webhook.Attempt) { attempts.Add(1) }}}
+				cfg.Sender = newSender(t, func(c *webhook.HTTPConfig) {
+					if send != nil {
+						c.Transport = transport(send)
+					} else {
+						c.DialControl = func(string, string, syscall.RawConn) error { return errors.New("not allowed") }
+					}
+				})
+				d := newDispatcher(t, cfg)
+				for range 20 * 600 {
+					_ = d.Emit("app", webhook.ChannelOccupied("room"))
+					time.Sleep(50 * time.Millisecond)
+				}
+				require.LessOrEqual(t, attempts.Load(), int64(webhooks*25))
+				require.LessOrEqual(t, len(log.with("")), webhooks*25)
+				require.Less(t, d.Stats().Pending, uint64(webhooks*20*60*7), "age empties the queues")
+				d.Purge("app")
+			})
+		})
+	}
 }
 
 // A Sender or hook that ends its goroutine, as a failing test does, costs its own batch and nothing else.
@@ -349,6 +374,30 @@ func TestWhatIsBehindASenderThatHangsStillAges(t *testing.T) {
 		require.EqualValues(t, 1, d.Stats().Delivered)
 		emit(t, d, "app", webhook.ChannelOccupied("later"))
 		atTime(2 * time.Minute)
+		require.EqualValues(t, 2, d.Stats().Delivered)
+	})
+}
+
+// A delivery is not given up for the time that it has waited for a place on the wire: its endpoint has not failed yet.
+func TestWaitingForAPlaceGivesNothingUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tries := 0
+		sent := &recorder{answer: func(_ context.Context, d *webhook.Delivery) error {
+			if d.AppID == "hog" {
+				time.Sleep(20 * time.Minute)
+				return nil
+			}
+			if tries++; tries == 1 {
+				return errors.New("down")
+			}
+			return nil
+		}}
+		d := newDispatcher(t, webhook.Config{Apps: []webhook.App{testApp("hog", "http://localhost/"), testApp("app", "http://localhost/")},
+			MaxConcurrent: 1, MaxBatchEvents: 1, SendTimeout: time.Hour, Sender: sent})
+		emit(t, d, "hog", webhook.ChannelOccupied("room"))
+		synctest.Wait()
+		emit(t, d, "app", webhook.ChannelOccupied("room"))
+		atTime(30 * time.Minute)
 		require.EqualValues(t, 2, d.Stats().Delivered)
 	})
 }

@@ -53,6 +53,15 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// Nobody's signature is right under a secret that was never set, or is what a Secret prints as.
+func TestVerifyRefusesSecretsThatAreNone(t *testing.T) {
+	body := []byte(`{"time_ms":1,"events":[]}`)
+	for _, secret := range []webhook.Secret{"", "[redacted]"} {
+		err := webhook.Verify("key", secret, signed("key", secret, body), body)
+		require.EqualError(t, err, "webhook: Verify: secret: must not be empty or a placeholder")
+	}
+}
+
 // While a secret is rotated both are valid; each app's are valid for its own key only.
 func TestVerifyAny(t *testing.T) {
 	body := []byte(`{"time_ms":1,"events":[]}`)
@@ -98,6 +107,7 @@ func FuzzVerify(f *testing.F) {
 	})
 }
 
+// A Secret never prints, but for one in an unexported field of somebody else's struct: fmt calls no methods there. The guide says so.
 func TestSecretNeverPrints(t *testing.T) {
 	type config struct {
 		Secret webhook.Secret

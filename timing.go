@@ -3,6 +3,7 @@ package webhook
 import (
 	"container/list"
 	"hash/maphash"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -60,6 +61,7 @@ type timingShard struct {
 	mu     sync.Mutex
 	closed bool
 	states map[stateKey]*list.Element
+	most   int                    // states since the map was made: it never shrinks
 	queues [timingRules]list.List // of *state, in the order in which they end: a rule has one duration
 	timer  *time.Timer            // for the first of them; nil until first needed
 }
@@ -219,6 +221,7 @@ func (t *timing) remember(s *timingShard, key stateKey, a *account, routes *appR
 		s.states = make(map[stateKey]*list.Element)
 	}
 	s.states[key] = t.enqueue(s, st)
+	s.most = max(s.most, len(s.states))
 	return true
 }
 
@@ -237,12 +240,21 @@ func (t *timing) forget(s *timingShard, at *list.Element) {
 	st := s.queues[at.Value.(*state).key.rule].Remove(at).(*state)
 	st.drop()
 	delete(s.states, st.key)
-	if len(s.states) == 0 {
-		s.states = nil // a map never shrinks
-	}
+	s.shrink()
 	st.account.timing.Add(-st.memory)
 	t.d.release(st.account, st.memory)
 	t.d.leaveAccount(st.account)
+}
+
+// shrink replaces a map that has become far too large by a new one.
+func (s *timingShard) shrink() {
+	if n := len(s.states); n == 0 {
+		s.states, s.most = nil, 0
+	} else if s.most > 1000 && n < s.most/8 {
+		states := make(map[stateKey]*list.Element, n)
+		maps.Copy(states, s.states)
+		s.states, s.most = states, n
+	}
 }
 
 // hold makes e the event that waits for the state's end. It copies the type's name too: the caller's may be a part
@@ -291,8 +303,12 @@ func (t *timing) arm(s *timingShard) {
 	}
 }
 
-// expireAtOnce bounds how many states end under one hold of a shard's lock: Emit may wait for it.
-const expireAtOnce = 64
+// These bound how many states end under one hold of a shard's lock, for which Emit may wait, and how much memory the
+// losses among them take before they are reported: one state may be lost at a thousand endpoints.
+const (
+	statesAtOnce = 64
+	lostAtOnce   = 1 << 20
+)
 
 // expire is the timer's function: it ends every state whose time is over.
 func (t *timing) expire(s *timingShard) {
@@ -303,12 +319,11 @@ func (t *timing) expire(s *timingShard) {
 			s.mu.Unlock()
 			return
 		}
-		due := s.due(time.Now())
-		more = len(due) > expireAtOnce
-		for _, at := range due[:min(len(due), expireAtOnce)] {
-			t.end(s, at, &lost)
+		due, n := s.due(time.Now()), 0
+		for ; n < len(due) && !lost.enough(n); n++ {
+			t.end(s, due[n], &lost)
 		}
-		if !more {
+		if more = n < len(due); !more {
 			t.arm(s)
 		}
 		lost.account()
@@ -374,26 +389,38 @@ func (t *timing) close() {
 func (t *timing) purge(appID string) (events int) {
 	for i := range t.shards {
 		s := &t.shards[i]
-		lost := losses{purged: true}
 		s.mu.Lock()
-		for _, at := range s.due(time.Time{}) {
-			if st := at.Value.(*state); st.key.app == appID && st.held {
-				st.held = false
-				st.account.count.held.Add(-1)
-				t.d.deliverHeld(st.routes, &st.event, &lost)
-				t.forget(s, at)
-			}
-		}
-		events += lost.account()
+		all := s.due(time.Time{}) // what is held from now on stays
 		s.mu.Unlock()
-		lost.report()
+		for len(all) > 0 {
+			lost, n := losses{purged: true}, 0
+			s.mu.Lock()
+			for ; n < len(all) && !lost.enough(n); n++ {
+				t.purgeOne(s, appID, all[n], &lost)
+			}
+			events += lost.account()
+			s.mu.Unlock()
+			lost.report()
+			all = all[n:]
+		}
 	}
 	return events
+}
+
+// purgeOne gives up what a state holds, if it is the app's. One that has ended meanwhile holds nothing.
+func (t *timing) purgeOne(s *timingShard, appID string, at *list.Element, lost *losses) {
+	if st := at.Value.(*state); st.key.app == appID && st.held {
+		st.held = false
+		st.account.count.held.Add(-1)
+		t.d.deliverHeld(st.routes, &st.event, lost)
+		t.forget(s, at)
+	}
 }
 
 // losses are events that were held and are given up when they are released: a batch for each lane, or several.
 type losses struct {
 	purged  bool // all of them, whether there is room or not
+	bytes   int  // of all
 	order   []lossKey
 	batches map[lossKey][]loss
 }
@@ -402,6 +429,9 @@ type lossKey struct {
 	endpoint *endpoint
 	lane     int
 }
+
+// enough reports whether the lock should be let go before the next state ends.
+func (l *losses) enough(states int) bool { return states >= statesAtOnce || l.bytes >= lostAtOnce }
 
 // add copies an event.
 func (l *losses) add(e *endpoint, lane int, event []byte, err error) {
@@ -424,6 +454,7 @@ func (l *losses) add(e *endpoint, lane int, event []byte, err error) {
 		b.buf = append(b.buf, ',')
 	}
 	b.buf = append(b.buf, event...)
+	l.bytes += len(event)
 	l.batches[key] = all
 }
 

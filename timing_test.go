@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 
@@ -358,4 +360,210 @@ func TestTimingAtRandom(t *testing.T) {
 			require.Equal(t, in, told, "seed %d", seed)
 		})
 	}
+}
+
+// An event that is refused begins nothing: the next one of its channel is the first.
+func TestRefusedEventsBeginNoWindow(t *testing.T) {
+	for name, events := range map[string][2]webhook.Event{
+		"cache miss": {webhook.CacheMiss("room"), webhook.CacheMiss("room")},
+		"count":      {webhook.SubscriptionCount("room", 200), webhook.SubscriptionCount("room", 201)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				open := make(gate)
+				cfg, sent := oneEndpoint(webhook.Config{MaxBatchEvents: 1, MaxEndpointQueuedBytes: 4000}.WithPusherTiming(), open.answer)
+				d := newDispatcher(t, cfg)
+				fillUp(t, d)
+				require.ErrorIs(t, d.Emit("app", events[0]), webhook.ErrQueueFull)
+				require.Zero(t, d.Stats().Suppressed)
+				close(open)
+				synctest.Wait()
+				emit(t, d, "app", events[1])
+				synctest.Wait()
+				all := sent.deliveries()
+				require.Equal(t, events[1].Type, parse(t, all[len(all)-1].Body).Events[0].Name, "it is sent at once")
+				require.Zero(t, d.Stats().Held)
+				require.Zero(t, d.Stats().Suppressed)
+			})
+		})
+	}
+}
+
+// fillUp emits until the app's endpoints have no room for another event.
+func fillUp(t *testing.T, d *webhook.Dispatcher) {
+	t.Helper()
+	for range 100_000 {
+		if err := d.Emit("app", webhook.ClientEvent("private-x", "client-a", nil, "", "")); err != nil {
+			require.ErrorIs(t, err, webhook.ErrQueueFull)
+			return
+		}
+	}
+	t.Fatal("there is always room")
+}
+
+// A server that parses without copying hands over strings whose memory it uses again.
+func TestHeldEventsKeepNothingOfTheCallers(t *testing.T) {
+	timed(t, func(t *testing.T, d *webhook.Dispatcher, said func() []string) {
+		memory := []byte("member_removed presence-room ada")
+		text := unsafe.String(&memory[0], len(memory))
+		parts := strings.Split(text, " ")
+		emit(t, d, "app", webhook.Event{Type: webhook.EventType(parts[0]), Channel: parts[1], UserID: parts[2]})
+		copy(memory, strings.Repeat("!", len(memory)))
+		time.Sleep(grace)
+		require.Equal(t, []string{"member_removed presence-room ada"}, said())
+		require.Zero(t, d.Stats().PendingBytes)
+	})
+}
+
+// Events that were held and find no room are all counted before a hook is told of the first: a Close that comes while
+// the hook takes its time finds none of them missing.
+func TestHeldEventsWithoutRoomAreCountedBeforeAnybodyIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const held = 20
+		release := make(chan struct{})
+		var mu sync.Mutex
+		told := map[string]int{}
+		cfg := webhook.Config{Apps: []webhook.App{testApp("app", "http://a/", "http://b/", "http://c/")}, MaxBatchEvents: 1,
+			MaxEndpointQueuedBytes: held * 600, Sender: webhook.SenderFunc(dead)}
+		cfg.Hooks.Undelivered = func(d *webhook.Delivery, err error) {
+			if errors.Is(err, webhook.ErrQueueFull) {
+				<-release
+				mu.Lock()
+				defer mu.Unlock()
+				for _, e := range parse(t, d.Body).Events {
+					told[d.URL+e.Channel]++
+				}
+			}
+		}
+		d := newDispatcher(t, cfg.WithPusherTiming())
+		for i := range held {
+			emit(t, d, "app", webhook.ChannelVacated(fmt.Sprint("held-", i)))
+		}
+		fillUp(t, d)
+		atTime(grace)
+		require.Zero(t, d.Stats().Held)
+		require.EqualValues(t, 3*held, d.Stats().Undelivered, "counted, and the hook has not returned once")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.Error(t, d.Close(ctx))
+		checkAccounts(t, d)
+		close(release)
+		synctest.Wait()
+		require.Len(t, told, 3*held, "and each is told once")
+	})
+}
+
+// Close hands back in order: what was held comes behind what was queued before, whether there is room for it or not.
+func TestCloseReleasesWhatIsHeldBehindWhatIsQueued(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 1, MaxInFlight: 1, MaxEndpointQueuedBytes: 4000}.WithPusherTiming(), dead)
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("room"), webhook.ChannelVacated("room"))
+		fillUp(t, d)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		var left *webhook.UndeliveredError
+		require.ErrorAs(t, d.Close(ctx), &left)
+		first, last := left.Deliveries[0], left.Deliveries[len(left.Deliveries)-1]
+		require.Equal(t, webhook.TypeChannelOccupied, parse(t, first.Body).Events[0].Name)
+		require.Equal(t, webhook.TypeChannelVacated, parse(t, last.Body).Events[0].Name)
+	})
+}
+
+// Thousands of held events that find all of an app's endpoints full, or that are purged, are given up in slices, in one
+// batch for each endpoint, and a shard serves others between the slices. So are a few that are large.
+func TestManyHeldEventsAreGivenUpInSlices(t *testing.T) {
+	const endpoints = 20
+	for _, test := range []struct {
+		name           string
+		held, size     int
+		slice, batches int // events and deliveries for each endpoint
+		purge          bool
+	}{
+		{name: "without room", held: 1000, size: 10, slice: 64, batches: 16},
+		{name: "without room, large", held: 40, size: 60_000, slice: 1, batches: 40},
+		{name: "purged", held: 1000, size: 10, slice: 64, batches: 16, purge: true},
+		{name: "purged, large", held: 40, size: 60_000, slice: 1, batches: 40, purge: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var urls []string
+				for i := range endpoints {
+					urls = append(urls, fmt.Sprintf("http://host/%d", i))
+				}
+				var d *webhook.Dispatcher
+				var mu sync.Mutex
+				var deliveries, events, most int
+				cfg := webhook.Config{Apps: []webhook.App{testApp("app", urls...)}, MaxEndpointQueuedBytes: 3 << 20, Sender: webhook.SenderFunc(dead)}
+				cfg.Hooks.Undelivered = func(delivery *webhook.Delivery, err error) {
+					mu.Lock()
+					defer mu.Unlock()
+					if events == test.held*endpoints {
+						return // what was queued is purged at the end
+					}
+					most = max(most, int(d.Stats().Undelivered)-events)
+					deliveries, events = deliveries+1, events+delivery.Events
+					_ = d.Emit("app", webhook.MemberAdded("presence-room", "somebody")) // the shard's lock is free
+				}
+				d = newDispatcher(t, cfg.WithPusherTiming())
+				for i := range test.held { // of one channel, and so of one shard
+					emit(t, d, "app", webhook.MemberRemoved("presence-room", fmt.Sprint(i, strings.Repeat("x", test.size))))
+				}
+				if !test.purge {
+					data := []byte(`"` + strings.Repeat("x", 60_000) + `"`)
+					for d.Emit("app", webhook.ClientEvent("private-x", "client-a", data, "", "")) == nil {
+					}
+					fillUp(t, d)
+					atTime(grace)
+				}
+				d.Purge("app")
+				require.Equal(t, test.held*endpoints, events)
+				require.LessOrEqual(t, most, test.slice*endpoints, "at a time")
+				require.LessOrEqual(t, deliveries, test.batches*endpoints)
+			})
+		})
+	}
+}
+
+// An endpoint that comes back for an event of a removed app, and has no room for it, goes again.
+func TestHeldEventOfARemovedAppLeavesNoEndpoint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lost := 0
+		cfg := webhook.Config{Apps: []webhook.App{testApp("app", "http://a/"), testApp("gone", "http://b/")}, MaxBatchEvents: 1,
+			MaxQueuedBytes: 10_000, Sender: webhook.SenderFunc(dead)}
+		cfg.Hooks.Undelivered = func(d *webhook.Delivery, err error) {
+			if d.AppID == "gone" && errors.Is(err, webhook.ErrQueueFull) {
+				lost++
+			}
+		}
+		d := newDispatcher(t, cfg.WithPusherTiming())
+		emit(t, d, "gone", webhook.ChannelVacated("room"))
+		d.RemoveApp("gone")
+		fillUp(t, d)
+		atTime(grace)
+		require.Equal(t, 1, lost)
+		require.Empty(t, d.Endpoints("gone"))
+		d.Purge("app")
+	})
+}
+
+// What a burst of states took is given back when they have ended, also while a few live on.
+func TestStatesThatHaveEndedTakeNoMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, _ := oneEndpoint(webhook.Config{CacheMissWindow: time.Second, MaxEndpointQueuedBytes: 200 << 20}, nil)
+		cfg.Sender = webhook.SenderFunc(func(context.Context, *webhook.Delivery) error { return nil })
+		d := newDispatcher(t, cfg)
+		before := heap()
+		for i := range 100_000 {
+			emit(t, d, "app", webhook.CacheMiss(fmt.Sprint("cache-", i)))
+		}
+		time.Sleep(900 * time.Millisecond)
+		for i := range 200 { // in every shard
+			emit(t, d, "app", webhook.CacheMiss(fmt.Sprint("cache-later-", i)))
+		}
+		atTime(200 * time.Millisecond)
+		require.LessOrEqual(t, d.Stats().PendingBytes, int64(300<<10), "200 states, and what is spare")
+		require.Less(t, heap()-before, int64(2<<20))
+		require.NoError(t, d.Flush(t.Context()))
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"runtime"
 	"strconv"
@@ -261,4 +262,59 @@ func TestPanicsCostOnlyTheirOwnBatch(t *testing.T) {
 			require.Contains(t, log.String(), want)
 		}
 	})
+}
+
+// A secret that is rotated in the same SetApp that drops the webhook signs what is queued for that webhook.
+func TestDroppedWebhooksQueueIsSignedWithTheNewSecret(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, sent := oneEndpoint(webhook.Config{}, nil)
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("room"))
+		require.NoError(t, d.SetApp(webhook.App{ID: "app", Key: "new-key", Secret: "new-secret"}))
+		closeNow(t, d)
+		require.Len(t, sent.deliveries(), 1)
+		require.NoError(t, webhook.Verify("new-key", "new-secret", sent.deliveries()[0].Header, sent.deliveries()[0].Body))
+	})
+}
+
+func TestWebhooksOfAnAppAreBounded(t *testing.T) {
+	app := testApp("app")
+	app.Webhooks = make([]webhook.Webhook, 1001)
+	_, err := webhook.New(webhook.Config{Apps: []webhook.App{app}})
+	require.EqualError(t, err, "webhook: invalid config:\n"+`apps[0] "app": webhooks: are 1001, MaxWebhooks is 1000`)
+	d := newDispatcher(t, webhook.Config{MaxWebhooks: 2})
+	require.NoError(t, d.SetApp(testApp("app", "http://a/", "http://b/")))
+	require.ErrorContains(t, d.SetApp(testApp("app", "http://a/", "http://b/", "http://c/")), `app "app": webhooks: are 3, MaxWebhooks is 2`)
+}
+
+// SetApp holds a lock that others wait for: a hundred times as many webhooks do not take thousands of times as long,
+// whether they are many endpoints or one.
+func TestSetAppIsLinearInItsWebhooks(t *testing.T) {
+	for name, url := range map[string]func(int) string{
+		"many endpoints": func(n int) string { return fmt.Sprint("http://host/", n) },
+		"one endpoint":   func(int) string { return "http://host/" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDispatcher(t, webhook.Config{MaxWebhooks: 100_000})
+			takes := func(webhooks int) time.Duration {
+				apps := [2]webhook.App{testApp("app"), testApp("app")}
+				for n := range webhooks {
+					for i := range apps {
+						apps[i].Webhooks = append(apps[i].Webhooks, webhook.Webhook{URL: url(2*n + i), EventTypes: every})
+					}
+				}
+				least := time.Hour
+				for i := range 4 {
+					start := time.Now()
+					require.NoError(t, d.SetApp(apps[i%2]))
+					if i > 0 { // others were replaced
+						least = min(least, time.Since(start))
+					}
+				}
+				return least
+			}
+			few, many := takes(500), takes(50_000)
+			require.Less(t, many, 1000*few)
+		})
+	}
 }

@@ -124,6 +124,8 @@ func TestForbiddenRanges(t *testing.T) {
 	for _, address := range []string{
 		"10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255",
 		"192.0.2.1", "198.18.0.1", "fe80::1", "fc00::1", "::", "::1", "::ffff:10.0.0.1", "2001:db8::1", "64:ff9b::a00:1",
+		"100.100.100.200", "192.0.0.192", // metadata of clouds
+		"64:ff9b::a9fe:a9fe", "2002:7f00:1::", "::7f00:1", "0.0.0.1", // other ways to write, or to reach, what is above
 	} {
 		network := "tcp4"
 		if strings.Contains(address, ":") {
