@@ -260,3 +260,58 @@ func TestSlowEndpointsLeaveAQuarter(t *testing.T) {
 		town.close()
 	})
 }
+
+// However many webhooks an app has that are slow, it holds as many places as it leaves free of those for the slow.
+func TestALoneAppLeavesHalfOfTheSlowPlaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		town := newTown(t, webhook.Config{MaxConcurrent: 16, MaxBatchEvents: 1, MaxInFlight: 1}) // 12 of them for the slow
+		defer town.close()
+		var now, most atomic.Int64
+		var urls []string
+		for i := range 40 {
+			name := fmt.Sprint("bad", i)
+			town.net.set(name, func(int, []byte) (int, time.Duration) {
+				most.Store(max(most.Load(), now.Add(1)))
+				time.AfterFunc(899*time.Millisecond, func() { now.Add(-1) })
+				return 200, 900 * time.Millisecond
+			})
+			urls = append(urls, "http://"+name+"/")
+		}
+		require.NoError(t, town.d.SetApp(testApp("bad", urls...)))
+		emit(t, town.d, "bad", webhook.ChannelOccupied("room"))
+		time.Sleep(time.Minute) // by now all are known to be slow
+		most.Store(0)
+		for range 5 {
+			emit(t, town.d, "bad", webhook.ChannelOccupied("room"))
+		}
+		time.Sleep(time.Minute)
+		require.EqualValues(t, 6, most.Load())
+	})
+}
+
+// Endpoints that were never tried leave the last eighth of the places to those that answer, but no more than that.
+func TestUntriedEndpointsLeaveAnEighth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		town := newTown(t, webhook.Config{MaxConcurrent: 16, MaxBatchEvents: 1})
+		defer town.close()
+		town.net.set("good0", quick)
+		require.NoError(t, town.d.SetApp(testApp("good0", "http://good0/")))
+		emit(t, town.d, "good0", webhook.ChannelOccupied("room"))
+		time.Sleep(time.Second)
+		for i := range 100 {
+			id := fmt.Sprint("bad", i)
+			require.NoError(t, town.d.SetApp(testApp(id, "http://"+id+"/")))
+			emit(t, town.d, id, webhook.ChannelOccupied("room"))
+		}
+		time.Sleep(5 * time.Second)
+		hanging := 0
+		for i := range 100 {
+			hanging += town.net.count(fmt.Sprint("bad", i))
+		}
+		require.Equal(t, 15, hanging, "two start while 13 are slow")
+		town.forget()
+		emit(t, town.d, "good0", webhook.ChannelOccupied("room"))
+		time.Sleep(time.Second)
+		town.require("good", 5*time.Millisecond, 5*time.Millisecond)
+	})
+}
