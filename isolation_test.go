@@ -219,21 +219,28 @@ func dripping(r *http.Request) *http.Response {
 // A request that has been on the wire for a while leaves its place among the young, and who waits for that gets it
 // without anything else happening: after half a second where half of the wire is slow, and sooner where less is.
 func TestYoungPlacesTurnOver(t *testing.T) {
-	for hanging, want := range []time.Duration{0, 0, 125, 375, 750, 1250} {
-		synctest.Test(t, func(t *testing.T) {
-			town := newTown(t, webhook.Config{MaxConcurrent: 8, MaxBatchEvents: 1}) // one of them for the young
-			defer town.close()
-			for i := range hanging {
-				id := fmt.Sprint("bad", i)
-				require.NoError(t, town.d.SetApp(testApp(id, "http://"+id+"/")))
-				emit(t, town.d, id, webhook.ChannelOccupied("room"))
-			}
-			town.net.set("good0", quick)
-			require.NoError(t, town.d.SetApp(testApp("good0", "http://good0/")))
-			emit(t, town.d, "good0", webhook.ChannelOccupied("room"))
-			time.Sleep(5 * time.Second)
-			require.Equal(t, want*time.Millisecond+5*time.Millisecond, town.firstOf("good0"), "behind %d that hang", hanging)
-		})
+	for _, known := range []bool{false, true} { // whether who waits has answered before
+		for hanging, want := range []time.Duration{0, 0, 125, 375, 750, 1250} {
+			synctest.Test(t, func(t *testing.T) {
+				town := newTown(t, webhook.Config{MaxConcurrent: 8, MaxBatchEvents: 1}) // one of them for the young
+				defer town.close()
+				town.net.set("good0", quick)
+				require.NoError(t, town.d.SetApp(testApp("good0", "http://good0/")))
+				if known {
+					emit(t, town.d, "good0", webhook.ChannelOccupied("room"))
+					time.Sleep(time.Second)
+					town.forget()
+				}
+				for i := range hanging {
+					id := fmt.Sprint("bad", i)
+					require.NoError(t, town.d.SetApp(testApp(id, "http://"+id+"/")))
+					emit(t, town.d, id, webhook.ChannelOccupied("room"))
+				}
+				emit(t, town.d, "good0", webhook.ChannelOccupied("room"))
+				time.Sleep(5 * time.Second)
+				require.Equal(t, []time.Duration{want*time.Millisecond + 5*time.Millisecond}, town.took("good"), "behind %d that hang", hanging)
+			})
+		}
 	}
 }
 
@@ -312,6 +319,31 @@ func TestUntriedEndpointsLeaveAnEighth(t *testing.T) {
 		town.forget()
 		emit(t, town.d, "good0", webhook.ChannelOccupied("room"))
 		time.Sleep(time.Second)
-		town.require("good", 5*time.Millisecond, 5*time.Millisecond)
+		require.Equal(t, []time.Duration{5 * time.Millisecond}, town.took("good"))
+	})
+}
+
+// Requests that start, grow older and end change whose turn it is among the slow: the line follows at once.
+func TestLineFollowsWhatItsOrderGoesBy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		town := newTown(t, webhook.Config{MaxConcurrent: 16, MaxBatchEvents: 1})
+		defer town.close()
+		hosts := []host{quick, leisurely, nil, inTurns, sluggish}
+		for i := range 30 {
+			var urls []string
+			for j := range 3 {
+				name := fmt.Sprint("mixed", i, "-", j)
+				town.net.set(name, hosts[(i+j)%len(hosts)])
+				urls = append(urls, "http://"+name+"/")
+			}
+			id := fmt.Sprint("mixed", i)
+			require.NoError(t, town.d.SetApp(testApp(id, urls...)))
+			town.emitEvery(id, 700*time.Millisecond, time.Duration(i)*37*time.Millisecond)
+		}
+		for range 2000 {
+			time.Sleep(29 * time.Millisecond)
+			synctest.Wait()
+			require.True(t, town.d.LinesInOrder())
+		}
 	})
 }

@@ -373,6 +373,23 @@ func TestOneRequestPerWait(t *testing.T) {
 	})
 }
 
+// The lane that tries for all is the one whose event has waited longest, so that no event grows old behind younger ones.
+func TestOldestEventIsTriedFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, sent := oneEndpoint(webhook.Config{MaxBatchEvents: 1}, func(context.Context, *webhook.Delivery) error { return errors.New("down") })
+		d := newDispatcher(t, cfg)
+		for i := range 50 {
+			emit(t, d, "app", webhook.ChannelOccupied(fmt.Sprint(i)))
+			atTime(time.Second)
+		}
+		require.Greater(t, len(sent.batches(t)), 4)
+		for _, tried := range sent.batches(t) {
+			require.Equal(t, []string{"0"}, tried)
+		}
+		d.Purge("app")
+	})
+}
+
 // What is left of a batch that is being sent in parts is purged too.
 func TestPurgeOfADividedBatch(t *testing.T) {
 	bubble(t, func(t *testing.T, net *network) {
