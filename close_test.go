@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -357,5 +358,85 @@ func TestCloseHandsBackNothingThatArrived(t *testing.T) {
 		synctest.Wait()
 		require.EqualValues(t, 1, d.Stats().Delivered)
 		require.Zero(t, d.Stats().Undelivered)
+	})
+}
+
+// What Close hands back is the caller's, also while a Sender that ignores its context still reads what it was lent.
+func TestHandedBackIsACopyOfWhatIsOnTheWire(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		var before, after *webhook.Delivery
+		cfg, _ := oneEndpoint(webhook.Config{}, func(_ context.Context, d *webhook.Delivery) error {
+			before = d.Clone()
+			<-release
+			after = d.Clone()
+			return nil
+		})
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("room"))
+		atTime(window)
+		rotated := cfg.Apps[0]
+		rotated.Secret = "rotated"
+		require.NoError(t, d.SetApp(rotated))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		var left *webhook.UndeliveredError
+		require.ErrorAs(t, d.Close(ctx), &left)
+		require.Len(t, left.Deliveries, 1)
+		got := left.Deliveries[0]
+		require.NoError(t, webhook.Verify("app-key", "app-secret", got.Header, got.Body), "as it was sent")
+		require.Equal(t, []string{"room"}, channels(t, got.Body))
+		clear(got.Header)
+		clear(got.Body)
+		close(release)
+		synctest.Wait()
+		require.Equal(t, before, after)
+	})
+}
+
+// Sends that return at the very moment when Close hands back what they have: each event has one end, and what is handed
+// back is whole. The race detector sees the rest.
+func TestSendsThatReturnWhileTheyAreHandedBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const lanes = 64
+		var n atomic.Int64
+		cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 1, MaxInFlight: lanes, SendTimeout: time.Hour}, func(ctx context.Context, _ *webhook.Delivery) error {
+			i := n.Add(1)
+			<-ctx.Done()
+			time.Sleep(100*time.Millisecond + time.Duration(i%3-1)) // when Close waits no longer, or just before or after that
+			if i%2 == 0 {
+				return nil
+			}
+			return errors.New("cut")
+		})
+		ends := map[string]int{}
+		var mu sync.Mutex
+		ended := func(d *webhook.Delivery) {
+			mu.Lock()
+			defer mu.Unlock()
+			ends[channels(t, d.Body)[0]]++
+		}
+		cfg.Hooks.Attempt = func(d *webhook.Delivery, _ webhook.Attempt) { _ = d.Clone() }
+		cfg.Hooks.Delivered = func(d *webhook.Delivery, _ time.Duration) { ended(d) }
+		cfg.Hooks.Undelivered = func(d *webhook.Delivery, _ error) { ended(d) }
+		d := newDispatcher(t, cfg)
+		for i := range 2 * lanes {
+			emit(t, d, "app", webhook.ChannelOccupied(fmt.Sprint(i)))
+		}
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		var left *webhook.UndeliveredError
+		require.ErrorAs(t, d.Close(ctx), &left)
+		for _, got := range left.Deliveries {
+			require.NoError(t, webhook.Verify("app-key", "app-secret", got.Header, got.Body))
+			require.Equal(t, got.ID, got.Header.Get("Webhook-Id"))
+			got.Header.Set("Webhook-Id", "the caller's")
+		}
+		atTime(time.Second)
+		require.Len(t, ends, 2*lanes)
+		for channel, times := range ends {
+			require.Equal(t, 1, times, channel)
+		}
 	})
 }

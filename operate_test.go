@@ -332,6 +332,42 @@ func TestGoexitIsSurvived(t *testing.T) {
 	}
 }
 
+// What ends its goroutine with the last delivery of a lane gives the place on the wire back: with one place for all, the
+// next app gets it.
+func TestGoexitGivesThePlaceBack(t *testing.T) {
+	for _, where := range []string{"Sender", "Attempt", "Delivered", "Undelivered"} {
+		t.Run(where, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				exit := func(here, app string) {
+					if here == where && app == "exits" {
+						runtime.Goexit()
+					}
+				}
+				sent := &recorder{answer: func(_ context.Context, d *webhook.Delivery) error {
+					exit("Sender", d.AppID)
+					if d.AppID == "exits" && where == "Undelivered" {
+						return webhook.ErrFinal
+					}
+					return nil
+				}}
+				d := newDispatcher(t, webhook.Config{
+					Apps: []webhook.App{testApp("exits", "http://localhost/"), testApp("next", "http://localhost/")}, MaxConcurrent: 1, Sender: sent,
+					Hooks: webhook.Hooks{
+						Attempt:     func(d *webhook.Delivery, _ webhook.Attempt) { exit("Attempt", d.AppID) },
+						Delivered:   func(d *webhook.Delivery, _ time.Duration) { exit("Delivered", d.AppID) },
+						Undelivered: func(d *webhook.Delivery, _ error) { exit("Undelivered", d.AppID) },
+					},
+				})
+				emit(t, d, "exits", webhook.ChannelOccupied("a"))
+				emit(t, d, "next", webhook.ChannelOccupied("b"))
+				atTime(window)
+				require.Contains(t, sent.batches(t), []string{"b"})
+				d.Purge("exits")
+			})
+		})
+	}
+}
+
 // A Send that ignores its context keeps its place, and what is behind it still ages.
 func TestWhatIsBehindASenderThatHangsStillAges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -410,4 +446,53 @@ func TestPurgeOfADividedBatch(t *testing.T) {
 		require.EqualValues(t, 4, d.Stats().Undelivered)
 		require.Equal(t, 2, net.count("host"))
 	})
+}
+
+// The rest of a divided batch is given up while a part of it is on the wire: each event ends once, whatever becomes of
+// the part.
+func TestRestOfADividedBatchIsGivenUpOnce(t *testing.T) {
+	for name, giveUp := range map[string]func(d *webhook.Dispatcher){
+		"purged":         func(d *webhook.Dispatcher) { d.Purge("app") },
+		"purged twice":   func(d *webhook.Dispatcher) { d.Purge("app"); d.Purge("app") },
+		"too old":        func(*webhook.Dispatcher) { time.Sleep(10 * time.Minute) }, // the Send hangs
+		"old and purged": func(d *webhook.Dispatcher) { time.Sleep(10 * time.Minute); d.Purge("app") },
+	} {
+		for partEnds, err := range map[string]error{"accepted": nil, "failed": errors.New("down"), "final": webhook.ErrFinal} {
+			t.Run(name+", the part is "+partEnds, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var ends []string
+					ended := func(d *webhook.Delivery) {
+						for _, e := range parse(t, d.Body).Events {
+							ends = append(ends, fmt.Sprint(e.SubscriptionCount))
+						}
+					}
+					release := make(chan struct{})
+					cfg, sent := oneEndpoint(webhook.Config{}, nil)
+					sent.answer = func(context.Context, *webhook.Delivery) error {
+						switch len(sent.deliveries()) {
+						case 1:
+							return webhook.ErrRefused
+						case 2: // the first half
+							<-release
+							return err
+						}
+						return nil
+					}
+					cfg.Hooks.Delivered = func(d *webhook.Delivery, _ time.Duration) { ended(d) }
+					cfg.Hooks.Undelivered = func(d *webhook.Delivery, _ error) { ended(d) }
+					d := newDispatcher(t, cfg)
+					for i := range 8 {
+						emit(t, d, "app", webhook.SubscriptionCount("room", i))
+					}
+					atTime(window)
+					giveUp(d)
+					synctest.Wait()
+					require.Equal(t, []string{"4", "5", "6", "7"}, ends, "the rest, while the part is on the wire")
+					close(release)
+					require.NoError(t, d.Flush(t.Context()))
+					require.Equal(t, []string{"4", "5", "6", "7", "0", "1", "2", "3"}, ends)
+				})
+			})
+		}
+	}
 }
