@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -98,6 +99,13 @@ func (b *backend) emit(channel, data string) (key string) {
 	b.mu.Unlock()
 	require.NoError(b.t, b.d.Emit("app", event), key)
 	return key
+}
+
+// reported returns what the hook was told is given up, sorted.
+func (b *backend) reported() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Sorted(maps.Keys(b.lost))
 }
 
 // undelivered returns what has not arrived, sorted.
@@ -371,5 +379,44 @@ func TestNoisyChannelsDoNotDrownTheOthers(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// At most 64 refused events of an endpoint are set aside. Beyond that the oldest is reported, unless it is on the wire, and
+// the others are tried again, also where hooks hold the goroutines on which all of this happens.
+func TestSixtyFourAreSetAside(t *testing.T) {
+	for name, test := range map[string]struct {
+		cfg   webhook.Config
+		hooks time.Duration // how long an Attempt hook takes
+	}{
+		"one after the other":   {webhook.Config{MaxBatchEvents: 1, MaxInFlight: 1}, 0},
+		"at once, beside hooks": {webhook.Config{MaxBatchEvents: 1, MaxInFlight: 100_000}, time.Minute}, // a lane for each channel
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var takes atomic.Int64
+				takes.Store(int64(test.hooks))
+				test.cfg.Hooks.Attempt = func(*webhook.Delivery, webhook.Attempt) { time.Sleep(time.Duration(takes.Load())) }
+				var repaired atomic.Bool
+				b := newBackend(t, test.cfg, func(_ time.Duration, body []byte) int {
+					if bytes.Contains(body, []byte("bad")) && !repaired.Load() {
+						return 500
+					}
+					return 0
+				})
+				var bad []string
+				for i := range 70 {
+					bad = append(bad, b.emit(fmt.Sprint("private-bad", i), "bad"))
+					b.emit(fmt.Sprint("private-good", i), "good") // so that not everything is refused
+					time.Sleep(12 * time.Millisecond)
+				}
+				time.Sleep(test.hooks)
+				takes.Store(0)
+				require.Equal(t, sorted(slices.Clone(bad[:6])), b.reported())
+				repaired.Store(true)
+				time.Sleep(2 * time.Minute)
+				require.Equal(t, sorted(slices.Clone(bad[:6])), b.undelivered())
+			})
+		})
 	}
 }

@@ -309,6 +309,40 @@ func TestHeldEventThatFindsAFullQueueIsReported(t *testing.T) {
 	})
 }
 
+// The same for an app that was removed meanwhile: of the endpoint that was made for the event nothing is left, nor of the
+// app.
+func TestHeldEventOfARemovedAppThatFindsNoRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lost := 0
+		cfg := webhook.Config{Apps: []webhook.App{testApp("app", "http://localhost/")}, MaxBatchEvents: 1, MaxQueuedBytes: 200_000, MaxEventBytes: 1000,
+			SendTimeout: time.Hour, Sender: webhook.SenderFunc(dead)}
+		cfg.Hooks.Undelivered = func(d *webhook.Delivery, err error) {
+			if d.AppID == "app" && errors.Is(err, webhook.ErrQueueFull) {
+				lost++
+			}
+		}
+		for i := range 20 {
+			cfg.Apps = append(cfg.Apps, testApp(fmt.Sprint("other", i), "http://localhost/"))
+		}
+		d := newDispatcher(t, cfg.WithPusherTiming())
+		emit(t, d, "app", webhook.ChannelVacated("room"))
+		d.RemoveApp("app")
+		for i := range 20 {
+			for d.Emit(fmt.Sprint("other", i), webhook.ClientEvent("room", "client-a", nil, "", "")) == nil {
+			}
+		}
+		require.True(t, d.HasAccount("app"))
+		atTime(grace)
+		require.Equal(t, 1, lost)
+		require.Empty(t, d.Endpoints("app"))
+		require.False(t, d.HasAccount("app"))
+		require.EqualValues(t, 1, d.Stats().Undelivered)
+		for i := range 20 {
+			d.Purge(fmt.Sprint("other", i))
+		}
+	})
+}
+
 // Rules take no more memory than an app's share; beyond it they do not apply.
 func TestRulesStayWithinTheShareOfTheApp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

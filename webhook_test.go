@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"runtime"
 	"strconv"
@@ -261,4 +262,20 @@ func TestPanicsCostOnlyTheirOwnBatch(t *testing.T) {
 			require.Contains(t, log.String(), want)
 		}
 	})
+}
+
+// Apps whose ids begin or end alike are found as fast as others.
+func TestAccountsOfSimilarIDsAreSpread(t *testing.T) {
+	const apps = 40_000
+	for name, format := range map[string]string{"end": "%08x-0000-0000-0000-000000000000", "begin": "00000000-0000-0000-0000-%012x"} {
+		d := newDispatcher(t, webhook.Config{Sender: &recorder{}})
+		for i := range apps {
+			require.NoError(t, d.SetApp(testApp(fmt.Sprintf(format, i))))
+		}
+		require.Less(t, d.LongestAccountList(), 4*apps/4096, "ids that %s alike", name)
+		for i := range apps {
+			d.RemoveApp(fmt.Sprintf(format, i))
+		}
+		require.Zero(t, d.LongestAccountList())
+	}
 }
