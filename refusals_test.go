@@ -2,6 +2,7 @@ package webhook_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -419,4 +420,45 @@ func TestSixtyFourAreSetAside(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The oldest of those set aside is on the wire when there are too many: the next one is reported in its place.
+func TestSetAsideAndOnTheWireIsNotReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ends []string
+		tried := false
+		cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 1, MaxInFlight: 2}, func(_ context.Context, d *webhook.Delivery) error {
+			switch channel := channels(t, d.Body)[0]; {
+			case strings.Contains(channel, "good"):
+				return nil
+			case channel == "bad0" && tried:
+				time.Sleep(10 * time.Second)
+				return nil
+			case channel == "bad0":
+				tried = true
+			}
+			return &webhook.StatusError{Code: 500}
+		})
+		ended := func(d *webhook.Delivery) {
+			if channel := channels(t, d.Body)[0]; channel != "good" {
+				ends = append(ends, channel)
+			}
+		}
+		cfg.Hooks.Delivered = func(d *webhook.Delivery, _ time.Duration) { ended(d) }
+		cfg.Hooks.Undelivered = func(d *webhook.Delivery, _ error) { ended(d) }
+		d := newDispatcher(t, cfg)
+		for i := range 66 {
+			if i == 64 {
+				atTime(time.Second) // the oldest is tried again
+			}
+			emit(t, d, "app", webhook.ChannelOccupied(fmt.Sprint("bad", i)))
+			atTime(time.Millisecond)
+			emit(t, d, "app", webhook.ChannelOccupied("good")) // so that not everything is refused
+			atTime(time.Millisecond)
+		}
+		require.Equal(t, []string{"bad1", "bad2"}, ends)
+		atTime(10 * time.Second)
+		require.Equal(t, []string{"bad1", "bad2", "bad0"}, ends)
+		d.Purge("app")
+	})
 }
