@@ -223,6 +223,68 @@ func TestBackOffDoublesFromOneSecondToOneMinuteForFiveMinutes(t *testing.T) {
 	})
 }
 
+// Most waits end at a multiple of a tenth of a second, so that many endpoints that fail wake the processor together.
+func TestWaitsAreAligned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		aligned, all := 0, 0
+		for range 20 {
+			for _, at := range retries(t, webhook.Config{}, errors.New("down"), time.Minute)[1:] {
+				if all++; (at+window)%(100*time.Millisecond) == 0 {
+					aligned++
+				}
+			}
+		}
+		require.Greater(t, aligned, all/2, "of %d", all)
+	})
+}
+
+// Requests that left before an endpoint's back-off began, or before it ended, say nothing new when they end.
+func TestLateAnswersSayNothingNew(t *testing.T) {
+	const second = time.Second
+	down := errors.New("down")
+	for name, test := range map[string]struct {
+		quick    error         // what becomes at once of the first event of one channel
+		slow     error         // and of another's
+		takes    time.Duration // after so long
+		failures int           // in a row, then
+		sends    int           // so far
+	}{
+		"both fail":                                            {down, down, second / 2, 1, 2},
+		"one fails, then one is accepted":                      {down, nil, second / 2, 1, 2},
+		"one fails, then one is refused":                       {down, webhook.ErrRefused, second / 2, 1, 2},
+		"one hangs, then it is accepted":                       {nil, nil, 3 * second, 0, 3},
+		"one hangs, then it fails":                             {nil, down, 3 * second, 2, 2},
+		"one hangs, another is accepted, then the first fails": {nil, down, 10 * second, 0, 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cfg, sent := oneEndpoint(webhook.Config{MaxBatchEvents: 1, MaxInFlight: 2, RetryWaitMin: 4 * second, SendTimeout: second},
+					func(_ context.Context, d *webhook.Delivery) error {
+						switch channels(t, d.Body)[0] {
+						case "slow":
+							time.Sleep(test.takes)
+							return test.slow
+						case "prompt":
+							return test.quick
+						}
+						return nil
+					})
+				d := newDispatcher(t, cfg)
+				emit(t, d, "app", webhook.ChannelOccupied("slow"))
+				synctest.Wait()
+				emit(t, d, "app", webhook.ChannelOccupied("prompt"))
+				synctest.Wait()
+				require.Len(t, sent.deliveries(), 2, "in two lanes")
+				time.AfterFunc(5*second/2, func() { _ = d.Emit("app", webhook.ChannelOccupied("prompt")) })
+				atTime(test.takes)
+				require.Equal(t, test.failures, d.Endpoints("app")[0].Failures)
+				require.Len(t, sent.deliveries(), test.sends)
+				d.Purge("app")
+			})
+		})
+	}
+}
+
 // An asksLater error, as an HTTPSender's Retry-After.
 type asksLater time.Duration
 
@@ -232,15 +294,19 @@ func (a asksLater) RetryAfter() time.Duration { return time.Duration(a) }
 func TestRetryAfterIsHonouredUpToTheCap(t *testing.T) {
 	const second, minute = time.Second, time.Minute
 	for asks, want := range map[time.Duration][2]time.Duration{
-		0: {second / 2, second}, -second: {second / 2, second}, second: {second, 5 * second / 4}, 30 * second: {30 * second, 38 * second},
-		minute: {45 * second, minute}, 1 << 62: {45 * second, minute},
+		0: {second / 2, second}, -second: {second / 2, second}, second / 10: {second, 5 * second / 4}, second: {second, 5 * second / 4},
+		30 * second: {30 * second, 38 * second},
+		minute:      {45 * second, minute}, 1 << 62: {45 * second, minute},
 	} {
 		synctest.Test(t, func(t *testing.T) {
+			waits := map[time.Duration]bool{}
 			for range 20 {
 				times := retries(t, webhook.Config{}, fmt.Errorf("wrapped: %w", asksLater(asks)), 2*minute)
 				require.GreaterOrEqual(t, times[1], want[0], asks)
 				require.LessOrEqual(t, times[1], want[1], asks)
+				waits[times[1]] = true
 			}
+			require.Greater(t, len(waits), 1, "those that are asked for %v do not come back together", asks)
 		})
 	}
 }
