@@ -86,6 +86,44 @@ func TestCloseHandsBackWhatIsLeft(t *testing.T) {
 	})
 }
 
+// A batch that is being sent in parts is handed back in order: the part that is on the wire, and the rest.
+func TestCloseHandsBackADividedBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, sent := oneEndpoint(webhook.Config{}, nil)
+		sent.answer = func(ctx context.Context, d *webhook.Delivery) error {
+			switch len(sent.deliveries()) {
+			case 1:
+				return webhook.ErrRefused
+			case 2:
+				return nil
+			}
+			return dead(ctx, d)
+		}
+		d := newDispatcher(t, cfg)
+		for i := range 16 {
+			emit(t, d, "app", webhook.SubscriptionCount("room", i))
+		}
+		atTime(window)
+		require.Len(t, sent.deliveries(), 3)
+		flushed := make(chan error)
+		go func() { flushed <- d.Flush(context.Background()) }()
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		var left *webhook.UndeliveredError
+		require.ErrorAs(t, d.Close(ctx), &left)
+		var counts []int
+		for _, delivery := range left.Deliveries {
+			require.NoError(t, webhook.Verify("app-key", "app-secret", delivery.Header, delivery.Body))
+			for _, e := range parse(t, delivery.Body).Events {
+				counts = append(counts, e.SubscriptionCount)
+			}
+		}
+		require.Equal(t, []int{8, 9, 10, 11, 12, 13, 14, 15}, counts)
+		require.NoError(t, <-flushed, "nothing is pending any more")
+	})
+}
+
 func TestCloseGivesUpASenderThatIgnoresItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
