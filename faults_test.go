@@ -243,7 +243,8 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 			}))
 			err := newSender(t, soon).Send(t.Context(), delivery(r.URL))
 			r.Close()
-			require.Error(t, err, "%d to %q", status, location)
+			var answered *webhook.StatusError
+			require.ErrorAs(t, err, &answered, "%d to %q", status, location)
 		}
 	}
 	require.Zero(t, target.connections.Load(), "the target sees nothing")

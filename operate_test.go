@@ -193,6 +193,32 @@ func TestStampIsKeptForFourMinutes(t *testing.T) {
 	})
 }
 
+// What leaves after an app's credentials have changed is signed with the new ones: what is tried again, and what follows on
+// the same lane.
+func TestRotatedCredentialsSignWhatLeavesLater(t *testing.T) {
+	for name, first := range map[string]error{"tried again": errors.New("down"), "the next": nil} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				open := make(gate)
+				cfg, sent := oneEndpoint(webhook.Config{MaxBatchEvents: 1, MaxInFlight: 1}, open.answer)
+				d := newDispatcher(t, cfg)
+				emit(t, d, "app", webhook.ChannelOccupied("a"), webhook.ChannelOccupied("b"))
+				synctest.Wait()
+				require.NoError(t, d.SetApp(webhook.App{ID: "app", Key: "new-key", Secret: "new-secret", Webhooks: cfg.Apps[0].Webhooks}))
+				open <- first
+				close(open)
+				atTime(time.Second)
+				all := sent.deliveries()
+				require.NoError(t, webhook.Verify("app-key", "app-secret", all[0].Header, all[0].Body))
+				require.Greater(t, len(all), 1)
+				for _, later := range all[1:] {
+					require.NoError(t, webhook.Verify("new-key", "new-secret", later.Header, later.Body))
+				}
+			})
+		})
+	}
+}
+
 // retries returns when a Sender that always fails is asked, in the first so long.
 func retries(t *testing.T, cfg webhook.Config, err error, long time.Duration) (times []time.Duration) {
 	start := time.Now()
