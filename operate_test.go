@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -587,4 +588,155 @@ func TestRestOfADividedBatchIsGivenUpOnce(t *testing.T) {
 			})
 		}
 	}
+}
+
+func TestRetryNowTriesWhatWasSetAside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, sent := oneEndpoint(webhook.Config{}, nil)
+		sent.answer = func(context.Context, *webhook.Delivery) error {
+			if len(sent.deliveries()) == 1 {
+				return webhook.ErrRefused
+			}
+			return nil
+		}
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("room"))
+		atTime(window)
+		d.RetryNow("app")
+		synctest.Wait()
+		require.EqualValues(t, 1, d.Stats().Delivered)
+	})
+}
+
+// An endpoint that recovers soon after it was told to fail is told to be well later, without anything else happening.
+func TestEndpointHookHearsOfTheLatestState(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var states []webhook.EndpointState
+		err := errors.New("down")
+		cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 1, RetryWaitMin: 10 * time.Second}, func(context.Context, *webhook.Delivery) error { return err })
+		cfg.Hooks.Endpoint = func(s webhook.EndpointStatus) { states = append(states, s.State) }
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("room"))
+		atTime(time.Second)
+		err = nil
+		d.RetryNow("app")
+		atTime(8 * time.Second)
+		require.Equal(t, []webhook.EndpointState{webhook.EndpointFailing}, states)
+		atTime(time.Second)
+		require.Equal(t, []webhook.EndpointState{webhook.EndpointFailing, webhook.EndpointOK}, states)
+	})
+}
+
+// What an endpoint or a Sender says is bounded and on one line where it is shown.
+func TestLastErrorIsOneShortLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, _ := oneEndpoint(webhook.Config{}, func(context.Context, *webhook.Delivery) error {
+			return errors.New("first line\nsecond line\x1b[31m" + strings.Repeat("x", 1000))
+		})
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("room"))
+		atTime(window)
+		last := d.Endpoints("app")[0].LastError
+		require.Contains(t, last, `first line\nsecond line\x1b[31m`)
+		require.Less(t, len(last), 350)
+		d.Purge("app")
+	})
+}
+
+// At most MaxInFlight requests of an endpoint are on the wire, whatever lanes there are beside those for channels.
+func TestMaxInFlightHoldsForAllLanes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, sent := oneEndpoint(webhook.Config{MaxInFlight: 1}, dead)
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("room"), webhook.ChannelOccupied("private-encrypted-room"))
+		atTime(window)
+		require.Len(t, sent.deliveries(), 1)
+		d.Purge("app")
+	})
+}
+
+// A lane that gets a place after its endpoint has begun to wait gives it back, for others to use; and nobody waits for a
+// place while a hook runs.
+func TestPlaceIsGivenBack(t *testing.T) {
+	for name, test := range map[string]struct {
+		err  error
+		hook time.Duration
+	}{"the endpoint waits": {errors.New("down"), 0}, "a hook runs": {nil, time.Minute}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				sent := &recorder{answer: func(_ context.Context, d *webhook.Delivery) error {
+					if d.AppID == "app" {
+						return test.err
+					}
+					return nil
+				}}
+				d := newDispatcher(t, webhook.Config{
+					Apps: []webhook.App{testApp("app", "http://localhost/"), testApp("other", "http://localhost/")}, Sender: sent,
+					MaxBatchEvents: 1, MaxInFlight: 2, MaxConcurrent: 1,
+					Hooks: webhook.Hooks{Attempt: func(d *webhook.Delivery, _ webhook.Attempt) {
+						if d.AppID == "app" {
+							time.Sleep(test.hook)
+						}
+					}},
+				})
+				emit(t, d, "app", webhook.ChannelOccupied("slow"), webhook.ChannelOccupied("prompt")) // in two lanes
+				emit(t, d, "other", webhook.ChannelOccupied("b"))
+				atTime(100 * time.Millisecond)
+				require.Contains(t, sent.batches(t), []string{"b"})
+				if test.err != nil {
+					require.Len(t, sent.deliveries(), 2, "the other lane waits")
+				}
+				d.Purge("app")
+				atTime(2 * test.hook)
+			})
+		})
+	}
+}
+
+// The lane that tries for all is told of to a hook that takes its time: meanwhile the next one may try.
+func TestNextProbeDoesNotWaitForAHook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var attempts atomic.Int64
+		cfg, sent := oneEndpoint(webhook.Config{MaxBatchEvents: 1, MaxInFlight: 2}, func(context.Context, *webhook.Delivery) error { return errors.New("down") })
+		cfg.Hooks.Attempt = func(*webhook.Delivery, webhook.Attempt) {
+			if attempts.Add(1) == 3 {
+				time.Sleep(time.Minute)
+			}
+		}
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("slow"))
+		atTime(time.Millisecond)
+		emit(t, d, "app", webhook.ChannelOccupied("prompt"))
+		atTime(30 * time.Second)
+		require.Contains(t, sent.batches(t), []string{"prompt"})
+		d.Purge("app")
+		atTime(time.Minute)
+	})
+}
+
+// A lane that was to try for all and was purged while it waited for a place leaves that to the next.
+func TestPurgedProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sent := &recorder{}
+		sent.answer = func(_ context.Context, d *webhook.Delivery) error {
+			if d.AppID == "other" {
+				time.Sleep(20 * time.Second)
+				return nil
+			}
+			if len(sent.deliveries()) == 1 {
+				return errors.New("down")
+			}
+			return nil
+		}
+		d := newDispatcher(t, webhook.Config{Apps: []webhook.App{testApp("app", "http://localhost/"), testApp("other", "http://localhost/")},
+			MaxBatchEvents: 1, MaxInFlight: 2, MaxConcurrent: 1, Sender: sent})
+		emit(t, d, "app", webhook.ChannelOccupied("slow"))
+		synctest.Wait()
+		emit(t, d, "other", webhook.ChannelOccupied("b"))
+		atTime(10 * time.Second) // the lane waits for the place that the other app has
+		require.Equal(t, 1, d.Purge("app"))
+		emit(t, d, "app", webhook.ChannelOccupied("prompt"))
+		atTime(time.Minute)
+		require.Contains(t, sent.batches(t), []string{"prompt"})
+	})
 }
