@@ -600,6 +600,7 @@ func TestCloseEndsEarlyWithMuchPending(t *testing.T) {
 		cfg, sent := oneEndpoint(webhook.Config{MaxBatchEvents: 1, MaxInFlight: 1}, nil)
 		sent.answer = func(ctx context.Context, d *webhook.Delivery) error {
 			if len(sent.deliveries()) == 1 {
+				time.Sleep(time.Millisecond) // until Close has begun: it gives up what was failing before
 				return errors.New("down")
 			}
 			return dead(ctx, d)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -611,19 +612,29 @@ func TestRetryNowTriesWhatWasSetAside(t *testing.T) {
 // An endpoint that recovers soon after it was told to fail is told to be well later, without anything else happening.
 func TestEndpointHookHearsOfTheLatestState(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
 		var states []webhook.EndpointState
+		told := func() []webhook.EndpointState {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(states)
+		}
 		err := errors.New("down")
 		cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 1, RetryWaitMin: 10 * time.Second}, func(context.Context, *webhook.Delivery) error { return err })
-		cfg.Hooks.Endpoint = func(s webhook.EndpointStatus) { states = append(states, s.State) }
+		cfg.Hooks.Endpoint = func(s webhook.EndpointStatus) {
+			mu.Lock()
+			defer mu.Unlock()
+			states = append(states, s.State)
+		}
 		d := newDispatcher(t, cfg)
 		emit(t, d, "app", webhook.ChannelOccupied("room"))
 		atTime(time.Second)
 		err = nil
 		d.RetryNow("app")
 		atTime(8 * time.Second)
-		require.Equal(t, []webhook.EndpointState{webhook.EndpointFailing}, states)
+		require.Equal(t, []webhook.EndpointState{webhook.EndpointFailing}, told())
 		atTime(time.Second)
-		require.Equal(t, []webhook.EndpointState{webhook.EndpointFailing, webhook.EndpointOK}, states)
+		require.Equal(t, []webhook.EndpointState{webhook.EndpointFailing, webhook.EndpointOK}, told())
 	})
 }
 
