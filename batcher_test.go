@@ -67,6 +67,23 @@ func TestWindowRunsFromTheFirstEvent(t *testing.T) {
 	})
 }
 
+// A window's timer may run a moment late, when its batch is already on the wire. That is no Send that hangs.
+func TestLateWindowIsNoFailure(t *testing.T) {
+	for range 100 {
+		synctest.Test(t, func(t *testing.T) {
+			open := make(gate)
+			cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 2}, open.answer)
+			d := newDispatcher(t, cfg)
+			emit(t, d, "app", webhook.ChannelOccupied("a"))
+			time.Sleep(window)
+			emit(t, d, "app", webhook.ChannelOccupied("b")) // fills the batch at the moment when its window ends
+			synctest.Wait()
+			require.Zero(t, d.Endpoints("app")[0].Failures)
+			close(open)
+		})
+	}
+}
+
 func TestFullByEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg, sent := oneEndpoint(webhook.Config{MaxBatchEvents: 2}, nil)

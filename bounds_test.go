@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -213,4 +214,79 @@ func heapAndStacks() int64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return live + int64(m.StackInuse)
+}
+
+// One app may hold seven eighths of the memory, the next as much as it leaves free, and a small one all that is left.
+func TestAppsShareTheMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const whole, slack = 1 << 20, 4 << 10
+		d := newDispatcher(t, webhook.Config{Apps: []webhook.App{testApp("first", "http://localhost/"), testApp("second", "http://localhost/"),
+			testApp("small", "http://localhost/")}, MaxQueuedBytes: whole, MaxBatchEvents: 1, Sender: webhook.SenderFunc(dead)})
+		fill := func(app string) int64 {
+			for d.Emit(app, webhook.ChannelOccupied(strings.Repeat("x", 1000))) == nil {
+			}
+			return d.Stats().PendingBytes
+		}
+		require.InDelta(t, whole/8*7, fill("first"), slack)
+		require.InDelta(t, whole/16*15, fill("second"), slack)
+		require.InDelta(t, whole, fill("small"), slack, "it holds less than 64 KiB")
+		for _, app := range []string{"first", "second", "small"} {
+			d.Purge(app)
+		}
+	})
+}
+
+// What is kept is charged: stored deliveries with their headers, and lanes.
+func TestEverythingPendingIsCharged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size = 7000
+		stored := delivery("http://localhost/")
+		cfg, _ := oneEndpoint(webhook.Config{}, dead)
+		d := newDispatcher(t, cfg)
+		charged := func(change func(*webhook.Delivery)) int64 {
+			changed := stored.Clone()
+			change(changed)
+			before := d.Stats().PendingBytes
+			require.NoError(t, d.Redeliver(changed))
+			return d.Stats().PendingBytes - before
+		}
+		charged(func(*webhook.Delivery) {}) // and the lane
+		plain := charged(func(*webhook.Delivery) {})
+		require.GreaterOrEqual(t, charged(func(d *webhook.Delivery) { d.Header.Set("X-Custom", strings.Repeat("x", size)) }), plain) // another endpoint
+		require.GreaterOrEqual(t, charged(func(d *webhook.Delivery) { d.Header.Set("X-Custom", strings.Repeat("x", size)) }), plain+size)
+		require.GreaterOrEqual(t, charged(func(d *webhook.Delivery) {
+			d.Body = []byte(strings.Replace(string(d.Body), "room", strings.Repeat("x", size), 1))
+		}), plain+size-4)
+		d.Purge("app")
+	})
+}
+
+// Ten thousand channels that wait in lanes of their own, and buffers that are kept for the next batch, take no more memory
+// than they are charged.
+func TestLanesAndSparesStayWithinWhatTheyAreCharged(t *testing.T) {
+	t.Run("lanes", func(t *testing.T) {
+		d := newDispatcher(t, webhook.Config{Apps: []webhook.App{testApp("app", "http://localhost/")}, BatchWindow: time.Hour, MaxInFlight: 10_000,
+			Sender: webhook.SenderFunc(dead)})
+		before := heap()
+		for i := range 30_000 {
+			emit(t, d, "app", webhook.ChannelOccupied(fmt.Sprint(i)))
+		}
+		require.LessOrEqual(t, heap()-before, d.Stats().PendingBytes+300_000)
+		d.Purge("app")
+	})
+	t.Run("spares", func(t *testing.T) {
+		open := make(gate)
+		d := newDispatcher(t, webhook.Config{Apps: []webhook.App{testApp("app", "http://localhost/")}, Sender: webhook.SenderFunc(open.answer)})
+		before := heap()
+		for range 2000 {
+			emit(t, d, "app", webhook.ChannelOccupied(strings.Repeat("x", 950)))
+		}
+		for range 7 {
+			open <- nil
+		}
+		require.True(t, settles(func() bool { return d.Stats().Requests == 7 }))
+		require.LessOrEqual(t, heap()-before, d.Stats().PendingBytes+300_000)
+		close(open)
+		require.NoError(t, d.Flush(t.Context()))
+	})
 }

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -102,6 +104,44 @@ func TestCallersOfCloseShareNoArray(t *testing.T) {
 		mine := append(one.Deliveries, delivery("http://mine/"))
 		_ = append(other.Deliveries, delivery("http://theirs/"))
 		require.Equal(t, "http://mine/", mine[5].URL)
+	})
+}
+
+// A batch that is being sent in parts is handed back in order: the part that is on the wire, and the rest.
+func TestCloseHandsBackADividedBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, sent := oneEndpoint(webhook.Config{}, nil)
+		sent.answer = func(ctx context.Context, d *webhook.Delivery) error {
+			switch len(sent.deliveries()) {
+			case 1:
+				return webhook.ErrRefused
+			case 2:
+				return nil
+			}
+			return dead(ctx, d)
+		}
+		d := newDispatcher(t, cfg)
+		for i := range 16 {
+			emit(t, d, "app", webhook.SubscriptionCount("room", i))
+		}
+		atTime(window)
+		require.Len(t, sent.deliveries(), 3)
+		flushed := make(chan error)
+		go func() { flushed <- d.Flush(context.Background()) }()
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		var left *webhook.UndeliveredError
+		require.ErrorAs(t, d.Close(ctx), &left)
+		var counts []int
+		for _, delivery := range left.Deliveries {
+			require.NoError(t, webhook.Verify("app-key", "app-secret", delivery.Header, delivery.Body))
+			for _, e := range parse(t, delivery.Body).Events {
+				counts = append(counts, e.SubscriptionCount)
+			}
+		}
+		require.Equal(t, []int{8, 9, 10, 11, 12, 13, 14, 15}, counts)
+		require.NoError(t, <-flushed, "nothing is pending any more")
 	})
 }
 
@@ -447,4 +487,271 @@ func TestCloseHandsBackNothingThatArrived(t *testing.T) {
 		require.EqualValues(t, 1, d.Stats().Delivered)
 		require.Zero(t, d.Stats().Undelivered)
 	})
+}
+
+// What Close hands back is the caller's, also while a Sender that ignores its context still reads what it was lent.
+func TestHandedBackIsACopyOfWhatIsOnTheWire(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		var before, after *webhook.Delivery
+		cfg, _ := oneEndpoint(webhook.Config{}, func(_ context.Context, d *webhook.Delivery) error {
+			before = d.Clone()
+			<-release
+			after = d.Clone()
+			return nil
+		})
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("room"))
+		atTime(window)
+		rotated := cfg.Apps[0]
+		rotated.Secret = "rotated"
+		require.NoError(t, d.SetApp(rotated))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		var left *webhook.UndeliveredError
+		require.ErrorAs(t, d.Close(ctx), &left)
+		require.Len(t, left.Deliveries, 1)
+		got := left.Deliveries[0]
+		require.NoError(t, webhook.Verify("app-key", "app-secret", got.Header, got.Body), "as it was sent")
+		require.Equal(t, []string{"room"}, channels(t, got.Body))
+		clear(got.Header)
+		clear(got.Body)
+		close(release)
+		synctest.Wait()
+		require.Equal(t, before, after)
+	})
+}
+
+// Sends that return at the very moment when Close hands back what they have: each event has one end, and what is handed
+// back is whole. The race detector sees the rest.
+func TestSendsThatReturnWhileTheyAreHandedBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const lanes = 64
+		var n atomic.Int64
+		cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 1, MaxInFlight: lanes, SendTimeout: time.Hour}, func(ctx context.Context, _ *webhook.Delivery) error {
+			i := n.Add(1)
+			<-ctx.Done()
+			time.Sleep(100*time.Millisecond + time.Duration(i%3-1)) // when Close waits no longer, or just before or after that
+			if i%2 == 0 {
+				return nil
+			}
+			return errors.New("cut")
+		})
+		ends := map[string]int{}
+		var mu sync.Mutex
+		ended := func(d *webhook.Delivery) {
+			mu.Lock()
+			defer mu.Unlock()
+			ends[channels(t, d.Body)[0]]++
+		}
+		cfg.Hooks.Attempt = func(d *webhook.Delivery, _ webhook.Attempt) { _ = d.Clone() }
+		cfg.Hooks.Delivered = func(d *webhook.Delivery, _ time.Duration) { ended(d) }
+		cfg.Hooks.Undelivered = func(d *webhook.Delivery, _ error) { ended(d) }
+		d := newDispatcher(t, cfg)
+		for i := range 2 * lanes {
+			emit(t, d, "app", webhook.ChannelOccupied(fmt.Sprint(i)))
+		}
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		var left *webhook.UndeliveredError
+		require.ErrorAs(t, d.Close(ctx), &left)
+		for _, got := range left.Deliveries {
+			require.NoError(t, webhook.Verify("app-key", "app-secret", got.Header, got.Body))
+			require.Equal(t, got.ID, got.Header.Get("Webhook-Id"))
+			got.Header.Set("Webhook-Id", "the caller's")
+		}
+		atTime(time.Second)
+		require.Len(t, ends, 2*lanes)
+		for channel, times := range ends {
+			require.Equal(t, 1, times, channel)
+		}
+	})
+}
+
+// What Close does with an event that was set aside: it is tried at once, and given up if it is refused again.
+func TestCloseTriesWhatWasSetAside(t *testing.T) {
+	for want, answers := range map[uint64][]error{1: {webhook.ErrRefused, nil}, 0: {webhook.ErrRefused, webhook.ErrRefused, nil}} {
+		synctest.Test(t, func(t *testing.T) {
+			cfg, sent := oneEndpoint(webhook.Config{}, nil)
+			sent.answer = func(context.Context, *webhook.Delivery) error { return answers[len(sent.deliveries())-1] }
+			d := newDispatcher(t, cfg)
+			emit(t, d, "app", webhook.ChannelOccupied("room"))
+			atTime(window)
+			start := time.Now()
+			require.Equal(t, want == 1, d.Close(t.Context()) == nil)
+			require.Zero(t, time.Since(start))
+			require.Equal(t, want, d.Stats().Delivered)
+			require.Len(t, sent.deliveries(), 2)
+		})
+	}
+}
+
+// What was set aside is handed back before what came later.
+func TestCloseHandsBackWhatWasSetAsideFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, sent := oneEndpoint(webhook.Config{MaxBatchEvents: 1, MaxInFlight: 1}, nil)
+		sent.answer = func(ctx context.Context, d *webhook.Delivery) error {
+			if len(sent.deliveries()) == 1 {
+				return webhook.ErrRefused
+			}
+			return dead(ctx, d)
+		}
+		d := newDispatcher(t, cfg)
+		for i := range 3 {
+			emit(t, d, "app", webhook.SubscriptionCount("room", i))
+		}
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		var left *webhook.UndeliveredError
+		require.ErrorAs(t, d.Close(ctx), &left)
+		require.Len(t, left.Deliveries, 3)
+		for i, delivery := range left.Deliveries {
+			require.Equal(t, i, parse(t, delivery.Body).Events[0].SubscriptionCount)
+		}
+	})
+}
+
+// The last attempt of an endpoint that was failing may be on the wire when Close begins: it has a second then.
+func TestLastAttemptHasASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, sent := oneEndpoint(webhook.Config{}, nil)
+		sent.answer = func(ctx context.Context, d *webhook.Delivery) error {
+			if len(sent.deliveries()) == 1 {
+				return errors.New("down")
+			}
+			return dead(ctx, d)
+		}
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("room"))
+		atTime(2 * time.Second)
+		require.Len(t, sent.deliveries(), 2)
+		start := time.Now()
+		require.Error(t, d.Close(t.Context()))
+		require.Equal(t, time.Second, time.Since(start))
+		require.Len(t, sent.deliveries(), 2)
+	})
+}
+
+// The last attempt fails while another lane has a request on the wire: what is behind that is handed back behind it.
+func TestLastAttemptKeepsTheOrderOfOtherLanes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 1, MaxInFlight: 2}, func(_ context.Context, d *webhook.Delivery) error {
+			if channels(t, d.Body)[0] == "slow" {
+				time.Sleep(500 * time.Millisecond)
+			}
+			return errors.New("down")
+		})
+		d := newDispatcher(t, cfg)
+		for i := range 4 {
+			emit(t, d, "app", webhook.SubscriptionCount("slow", i))
+		}
+		synctest.Wait()
+		emit(t, d, "app", webhook.SubscriptionCount("prompt", 0)) // in the other lane
+		synctest.Wait()
+		var left *webhook.UndeliveredError
+		require.ErrorAs(t, d.Close(t.Context()), &left)
+		next := 0
+		for _, delivery := range left.Deliveries {
+			if e := parse(t, delivery.Body).Events[0]; e.Channel == "slow" {
+				require.Equal(t, next, e.SubscriptionCount)
+				next++
+			}
+		}
+		require.Equal(t, 4, next)
+	})
+}
+
+// A Send that Close has cut has a tenth of a second to say that its delivery has arrived all the same.
+func TestCloseWaitsAMomentForSendsItHasCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, _ := oneEndpoint(webhook.Config{}, func(ctx context.Context, _ *webhook.Delivery) error {
+			<-ctx.Done()
+			time.Sleep(90 * time.Millisecond)
+			return nil
+		})
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("room"))
+		atTime(window)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		start := time.Now()
+		require.NoError(t, d.Close(ctx))
+		require.Equal(t, 1090*time.Millisecond, time.Since(start))
+	})
+}
+
+// With much pending, Close leaves itself the time to hand it back, and says why endpoints did not accept it.
+func TestCloseEndsEarlyWithMuchPending(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const events = 10_000
+		cfg, sent := oneEndpoint(webhook.Config{MaxBatchEvents: 1, MaxInFlight: 1}, nil)
+		sent.answer = func(ctx context.Context, d *webhook.Delivery) error {
+			if len(sent.deliveries()) == 1 {
+				time.Sleep(time.Millisecond) // until Close has begun: it gives up what was failing before
+				return errors.New("down")
+			}
+			return dead(ctx, d)
+		}
+		d := newDispatcher(t, cfg)
+		for i := range events {
+			emit(t, d, "app", webhook.SubscriptionCount("room", i))
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		start := time.Now()
+		err := d.Close(ctx)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorContains(t, err, "last errors: localhost: down")
+		require.Equal(t, 10*time.Second-events*5*time.Microsecond, time.Since(start))
+	})
+}
+
+// The connections of the default Sender are closed with the dispatcher.
+func TestCloseClosesConnections(t *testing.T) {
+	e := newEndpoint(t, func(c net.Conn, _ int64) bool { return say(c, ok) })
+	d := newDispatcher(t, webhook.Config{Apps: []webhook.App{testApp("app", e.url)}})
+	emit(t, d, "app", webhook.ChannelOccupied("room"))
+	require.NoError(t, d.Flush(t.Context()))
+	require.EqualValues(t, 1, e.open.Load())
+	closeNow(t, d)
+	require.True(t, settles(func() bool { return e.open.Load() == 0 }))
+}
+
+// Flush waits for all that becomes of what was queued: parts, events that are set aside, and the hooks that are told.
+func TestFlushWaitsToTheEnd(t *testing.T) {
+	for name, test := range map[string]struct {
+		wait time.Duration // from the first event to Flush
+		want time.Duration // until it returns, from the first event on
+		cfg  webhook.Config
+	}{
+		"set aside after Flush has begun": {0, 7 * time.Second, webhook.Config{}},
+		"set aside before Flush":          {time.Second, 7 * time.Second, webhook.Config{}},
+		"hook of the last part":           {11 * time.Second, 20 * time.Second, webhook.Config{Hooks: webhook.Hooks{Delivered: func(*webhook.Delivery, time.Duration) { time.Sleep(10 * time.Second) }}}},
+		"hook of a loss":                  {8 * time.Second, 10 * time.Second, webhook.Config{Hooks: webhook.Hooks{Undelivered: func(*webhook.Delivery, error) { time.Sleep(3 * time.Second) }}}},
+		"hook of a loss that is to come":  {0, 10 * time.Second, webhook.Config{Hooks: webhook.Hooks{Undelivered: func(*webhook.Delivery, error) { time.Sleep(3 * time.Second) }}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				test.cfg.BatchWindow = time.Nanosecond
+				cfg, _ := oneEndpoint(test.cfg, func(_ context.Context, d *webhook.Delivery) error {
+					if d.Events > 1 || slices.Contains(channels(t, d.Body), "bad") {
+						return webhook.ErrRefused
+					}
+					return nil
+				})
+				d := newDispatcher(t, cfg)
+				start := time.Now()
+				first := "bad"
+				if cfg.Hooks.Delivered != nil {
+					first = "good"
+				}
+				emit(t, d, "app", webhook.ChannelOccupied(first), webhook.ChannelOccupied("good"))
+				time.Sleep(test.wait)
+				require.NoError(t, d.Flush(t.Context()))
+				require.Equal(t, test.want, time.Since(start).Truncate(time.Microsecond))
+			})
+		})
+	}
 }

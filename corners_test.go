@@ -91,6 +91,21 @@ func TestHooksThatEndTheirGoroutine(t *testing.T) {
 	})
 }
 
+// The same where several are given up at once.
+func TestHookThatEndsItsGoroutineHearsOfAllThatIsTooOld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		told := 0
+		cfg, _ := busyThenDown(webhook.Config{MaxBatchEvents: 1, MaxInFlight: 1})
+		cfg.Hooks.Undelivered = func(*webhook.Delivery, error) { told++; runtime.Goexit() }
+		d := newDispatcher(t, cfg)
+		for i := range 4 {
+			emit(t, d, "app", webhook.SubscriptionCount("room", i))
+		}
+		require.NoError(t, d.Flush(t.Context()))
+		require.Equal(t, 3, told)
+	})
+}
+
 // Close does not wait for hooks of what is given up while they ask the dispatcher something.
 func TestHookThatAsksTheDispatcherDuringClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -2,6 +2,7 @@ package webhook_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -146,6 +147,41 @@ func TestStatusError(t *testing.T) {
 	require.Equal(t, strings.Repeat("secret? ", 64), answered.Body)
 	require.EqualError(t, err, "endpoint answered 418 I'm a teapot")
 	require.EqualError(t, &webhook.StatusError{Code: 599}, "endpoint answered 599")
+}
+
+// What bounds the default transport; http.Transport's own defaults are without.
+func TestTransportBounds(t *testing.T) {
+	for _, timeout := range []time.Duration{0, time.Second} {
+		bounds := webhook.NewTransport(webhook.HTTPConfig{Timeout: timeout, TLS: &tls.Config{MinVersion: tls.VersionTLS10}})
+		require.Nil(t, bounds.Proxy, "a proxy would hide the address from DialControl")
+		require.Equal(t, cmp.Or(timeout, 10*time.Second), bounds.TLSHandshakeTimeout)
+		require.Equal(t, 90*time.Second, bounds.IdleConnTimeout)
+		require.Equal(t, 2048, bounds.MaxIdleConnsPerHost, "many endpoints may live on one host")
+		require.Equal(t, 2048, bounds.MaxIdleConns)
+		require.EqualValues(t, tls.VersionTLS12, bounds.TLSClientConfig.MinVersion)
+	}
+}
+
+// A long answer is read only so far that a usual one leaves its connection usable.
+func TestLongAnswersAreNotReadToTheEnd(t *testing.T) {
+	body := strings.NewReader(strings.Repeat("x", 10<<20))
+	s := newSender(t, func(c *webhook.HTTPConfig) {
+		c.Transport = transport(func(*http.Request) (*http.Response, error) {
+			resp := answer(200)
+			resp.Body, resp.ContentLength = io.NopCloser(body), body.Size()
+			return resp, nil
+		})
+	})
+	require.NoError(t, s.Send(t.Context(), delivery("http://localhost/")))
+	require.LessOrEqual(t, body.Size()-int64(body.Len()), int64(96<<10))
+}
+
+// A guard that panics, on a goroutine that is not the dispatcher's, refuses this delivery.
+func TestDialControlThatPanics(t *testing.T) {
+	s := newSender(t, func(c *webhook.HTTPConfig) {
+		c.DialControl = func(string, string, syscall.RawConn) error { panic("guard") }
+	})
+	require.ErrorIs(t, s.Send(t.Context(), delivery("http://127.0.0.1:1/")), webhook.ErrRefused)
 }
 
 // What an answer's Retry-After asks for, as the dispatcher sees it.
@@ -342,15 +378,4 @@ func TestEarlyAnswersDoNotMixBatches(t *testing.T) {
 	}
 	closeNow(t, d)
 	require.NotEmpty(t, seen)
-}
-
-// A guard that panics refuses the address and costs one delivery, not the process. net calls it on a goroutine of its own.
-func TestDialControlThatPanics(t *testing.T) {
-	r := newReceiver(t, testApp("app"))
-	s := newSender(t, func(c *webhook.HTTPConfig) {
-		c.DialControl = func(string, string, syscall.RawConn) error { panic("no list") }
-	})
-	err := s.Send(t.Context(), delivery(r.URL))
-	require.ErrorContains(t, err, "panic in DialControl: no list")
-	require.Empty(t, r.Requests())
 }

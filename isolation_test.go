@@ -50,6 +50,12 @@ func TestNobodyWaitsForOthers(t *testing.T) {
 
 // hog is one app with many webhooks.
 func (town *town) hog(id string, webhooks int, h host, every time.Duration) {
+	town.add(id, webhooks, h)
+	town.emitEvery(id, every, 0)
+}
+
+// add adds an app with some webhooks of a kind.
+func (town *town) add(id string, webhooks int, h host) {
 	var urls []string
 	for i := range webhooks {
 		name := fmt.Sprint(id, i)
@@ -57,7 +63,13 @@ func (town *town) hog(id string, webhooks int, h host, every time.Duration) {
 		urls = append(urls, "http://"+name+"/")
 	}
 	require.NoError(town.t, town.d.SetApp(testApp(id, urls...)))
-	town.emitEvery(id, every, 0)
+}
+
+// emit emits events of an app at once.
+func (town *town) emit(id string, events int) {
+	for range events {
+		emit(town.t, town.d, id, webhook.ChannelOccupied("room"))
+	}
 }
 
 // churn is one app whose webhooks are edited all the time, to URLs that hang.
@@ -335,4 +347,166 @@ func TestSlowEndpointsLeaveAQuarter(t *testing.T) {
 			})
 		})
 	}
+}
+
+// However many webhooks an app has that are slow, it holds as many places as it leaves free of those for the slow.
+func TestALoneAppLeavesHalfOfTheSlowPlaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		town := newTown(t, webhook.Config{MaxConcurrent: 16, MaxBatchEvents: 1, MaxInFlight: 1}) // 12 of them for the slow
+		defer town.close()
+		var now, most atomic.Int64
+		town.add("bad", 40, func(int, []byte) (int, time.Duration) {
+			most.Store(max(most.Load(), now.Add(1)))
+			time.AfterFunc(899*time.Millisecond, func() { now.Add(-1) })
+			return 200, 900 * time.Millisecond
+		})
+		town.emit("bad", 1)
+		time.Sleep(time.Minute) // by now all are known to be slow
+		most.Store(0)
+		town.emit("bad", 5)
+		time.Sleep(time.Minute)
+		require.EqualValues(t, 6, most.Load())
+	})
+}
+
+// Endpoints that were never tried leave the last eighth of the places to those that answer, but no more than that.
+func TestUntriedEndpointsLeaveAnEighth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		town := newTown(t, webhook.Config{MaxConcurrent: 16, MaxBatchEvents: 1})
+		defer town.close()
+		town.add("good", 1, quick)
+		town.emit("good", 1)
+		time.Sleep(time.Second)
+		for i := range 100 {
+			town.add(fmt.Sprint("bad", i, "-"), 1, nil)
+			town.emit(fmt.Sprint("bad", i, "-"), 1)
+		}
+		time.Sleep(5 * time.Second)
+		hanging := 0
+		for i := range 100 {
+			hanging += town.net.count(fmt.Sprint("bad", i, "-0"))
+		}
+		require.Equal(t, 15, hanging, "two start while 13 are slow")
+		town.forget()
+		town.emit("good", 1)
+		time.Sleep(time.Second)
+		require.Equal(t, []time.Duration{5 * time.Millisecond}, town.took("good"))
+	})
+}
+
+// An app that holds its share of the places for the young keeps nobody waiting who stands behind it.
+func TestAppAtItsShareHoldsUpNobodyBehindIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		town := newTown(t, webhook.Config{MaxConcurrent: 64, MaxBatchEvents: 1}) // eight of them for the young
+		defer town.close()
+		town.add("bad", 40, unhurried)
+		town.add("good", 1, quick)
+		town.emit("bad", 1)
+		town.emit("good", 1)
+		time.Sleep(time.Minute) // by now all have answered
+		town.forget()
+		town.emit("bad", 1)
+		town.emit("good", 1)
+		time.Sleep(time.Minute)
+		require.Equal(t, []time.Duration{5 * time.Millisecond}, town.took("good"))
+	})
+}
+
+// Of the slow, the app goes first that holds the fewest places, whatever it has used before: what a request that hangs
+// will use is not known yet.
+func TestSlowAppWithTheFewestPlacesGoesFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		town := newTown(t, webhook.Config{MaxConcurrent: 16, MaxBatchEvents: 1, MaxInFlight: 1}) // 12 of them for the slow
+		defer town.close()
+		var all []string
+		for i := range 12 { // these take all places
+			all = append(all, fmt.Sprint("first", i, "-"))
+			town.add(all[i], 1, leisurely)
+		}
+		all = append(all, "bad", "slow")
+		town.add("bad", 40, leisurely)
+		town.add("slow", 1, leisurely)
+		for _, id := range all {
+			town.emit(id, 1)
+		}
+		time.Sleep(time.Minute)
+		town.emit("slow", 60) // so that it has used more than the others
+		time.Sleep(time.Minute)
+		town.forget()
+		for i := range 40 {
+			town.net.set(fmt.Sprint("bad", i), sluggish)
+		}
+		for _, id := range all {
+			town.emit(id, 1)
+		}
+		time.Sleep(time.Minute)
+		require.Equal(t, []time.Duration{2 * 600 * time.Millisecond}, town.took("slow"))
+	})
+}
+
+// What an app has used of the wire an hour ago does not count any more.
+func TestUseOfTheWireIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		town := newTown(t, webhook.Config{MaxConcurrent: 2, MaxBatchEvents: 1, MaxInFlight: 1}) // one of them for the slow
+		defer town.close()
+		for id, events := range map[string]int{"first": 1, "early": 100, "lately": 1} {
+			town.add(id, 1, leisurely)
+			town.emit(id, events)
+		}
+		time.Sleep(time.Hour)
+		town.emit("lately", 10)
+		time.Sleep(7 * time.Second)
+		town.forget()
+		for _, id := range []string{"first", "lately", "early"} {
+			town.emit(id, 1)
+		}
+		time.Sleep(time.Minute)
+		require.Equal(t, []time.Duration{2 * 600 * time.Millisecond}, town.took("early"))
+		require.Equal(t, []time.Duration{3 * 600 * time.Millisecond}, town.took("lately"))
+	})
+}
+
+// With one place for all, those that answer go before those that are slow.
+func TestThoseThatAnswerGoBeforeTheSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		town := newTown(t, webhook.Config{MaxConcurrent: 1, MaxBatchEvents: 1})
+		defer town.close()
+		town.add("first", 1, leisurely)
+		town.add("slow", 1, leisurely)
+		town.add("good", 1, quick)
+		for range 2 {
+			town.forget()
+			for _, id := range []string{"first", "slow", "good"} {
+				town.emit(id, 1)
+			}
+			time.Sleep(time.Minute)
+		}
+		require.Equal(t, []time.Duration{605 * time.Millisecond}, town.took("good"))
+		require.Equal(t, []time.Duration{1205 * time.Millisecond}, town.took("slow"))
+	})
+}
+
+// Requests that start, grow older and end change whose turn it is among the slow: the line follows at once.
+func TestLineFollowsWhatItsOrderGoesBy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		town := newTown(t, webhook.Config{MaxConcurrent: 16, MaxBatchEvents: 1})
+		defer town.close()
+		hosts := []host{quick, leisurely, nil, inTurns, sluggish}
+		for i := range 30 {
+			var urls []string
+			for j := range 3 {
+				name := fmt.Sprint("mixed", i, "-", j)
+				town.net.set(name, hosts[(i+j)%len(hosts)])
+				urls = append(urls, "http://"+name+"/")
+			}
+			id := fmt.Sprint("mixed", i)
+			require.NoError(t, town.d.SetApp(testApp(id, urls...)))
+			town.emitEvery(id, 700*time.Millisecond, time.Duration(i)*37*time.Millisecond)
+		}
+		for range 2000 {
+			time.Sleep(29 * time.Millisecond)
+			synctest.Wait()
+			require.True(t, town.d.LinesInOrder())
+		}
+	})
 }

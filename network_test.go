@@ -174,6 +174,13 @@ func (town *town) firstOf(appID string) time.Duration {
 	return town.first[appID]
 }
 
+// took returns the latencies of a kind of tenants.
+func (town *town) took(kind string) []time.Duration {
+	town.mu.Lock()
+	defer town.mu.Unlock()
+	return slices.Clone(town.latencies[kind])
+}
+
 // forget starts the measurement anew.
 func (town *town) forget() {
 	town.mu.Lock()

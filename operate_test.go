@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net/http"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -194,6 +196,32 @@ func TestStampIsKeptForFourMinutes(t *testing.T) {
 	})
 }
 
+// What leaves after an app's credentials have changed is signed with the new ones: what is tried again, and what follows on
+// the same lane.
+func TestRotatedCredentialsSignWhatLeavesLater(t *testing.T) {
+	for name, first := range map[string]error{"tried again": errors.New("down"), "the next": nil} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				open := make(gate)
+				cfg, sent := oneEndpoint(webhook.Config{MaxBatchEvents: 1, MaxInFlight: 1}, open.answer)
+				d := newDispatcher(t, cfg)
+				emit(t, d, "app", webhook.ChannelOccupied("a"), webhook.ChannelOccupied("b"))
+				synctest.Wait()
+				require.NoError(t, d.SetApp(webhook.App{ID: "app", Key: "new-key", Secret: "new-secret", Webhooks: cfg.Apps[0].Webhooks}))
+				open <- first
+				close(open)
+				atTime(time.Second)
+				all := sent.deliveries()
+				require.NoError(t, webhook.Verify("app-key", "app-secret", all[0].Header, all[0].Body))
+				require.Greater(t, len(all), 1)
+				for _, later := range all[1:] {
+					require.NoError(t, webhook.Verify("new-key", "new-secret", later.Header, later.Body))
+				}
+			})
+		})
+	}
+}
+
 // retries returns when a Sender that always fails is asked, in the first so long.
 func retries(t *testing.T, cfg webhook.Config, err error, long time.Duration) (times []time.Duration) {
 	start := time.Now()
@@ -224,6 +252,68 @@ func TestBackOffDoublesFromOneSecondToOneMinuteForFiveMinutes(t *testing.T) {
 	})
 }
 
+// Most waits end at a multiple of a tenth of a second, so that many endpoints that fail wake the processor together.
+func TestWaitsAreAligned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		aligned, all := 0, 0
+		for range 20 {
+			for _, at := range retries(t, webhook.Config{}, errors.New("down"), time.Minute)[1:] {
+				if all++; (at+window)%(100*time.Millisecond) == 0 {
+					aligned++
+				}
+			}
+		}
+		require.Greater(t, aligned, all/2, "of %d", all)
+	})
+}
+
+// Requests that left before an endpoint's back-off began, or before it ended, say nothing new when they end.
+func TestLateAnswersSayNothingNew(t *testing.T) {
+	const second = time.Second
+	down := errors.New("down")
+	for name, test := range map[string]struct {
+		quick    error         // what becomes at once of the first event of one channel
+		slow     error         // and of another's
+		takes    time.Duration // after so long
+		failures int           // in a row, then
+		sends    int           // so far
+	}{
+		"both fail":                                            {down, down, second / 2, 1, 2},
+		"one fails, then one is accepted":                      {down, nil, second / 2, 1, 2},
+		"one fails, then one is refused":                       {down, webhook.ErrRefused, second / 2, 1, 2},
+		"one hangs, then it is accepted":                       {nil, nil, 3 * second, 0, 3},
+		"one hangs, then it fails":                             {nil, down, 3 * second, 2, 2},
+		"one hangs, another is accepted, then the first fails": {nil, down, 10 * second, 0, 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cfg, sent := oneEndpoint(webhook.Config{MaxBatchEvents: 1, MaxInFlight: 2, RetryWaitMin: 4 * second, SendTimeout: second},
+					func(_ context.Context, d *webhook.Delivery) error {
+						switch channels(t, d.Body)[0] {
+						case "slow":
+							time.Sleep(test.takes)
+							return test.slow
+						case "prompt":
+							return test.quick
+						}
+						return nil
+					})
+				d := newDispatcher(t, cfg)
+				emit(t, d, "app", webhook.ChannelOccupied("slow"))
+				synctest.Wait()
+				emit(t, d, "app", webhook.ChannelOccupied("prompt"))
+				synctest.Wait()
+				require.Len(t, sent.deliveries(), 2, "in two lanes")
+				time.AfterFunc(5*second/2, func() { _ = d.Emit("app", webhook.ChannelOccupied("prompt")) })
+				atTime(test.takes)
+				require.Equal(t, test.failures, d.Endpoints("app")[0].Failures)
+				require.Len(t, sent.deliveries(), test.sends)
+				d.Purge("app")
+			})
+		})
+	}
+}
+
 // An asksLater error, as an HTTPSender's Retry-After.
 type asksLater time.Duration
 
@@ -233,15 +323,19 @@ func (a asksLater) RetryAfter() time.Duration { return time.Duration(a) }
 func TestRetryAfterIsHonouredUpToTheCap(t *testing.T) {
 	const second, minute = time.Second, time.Minute
 	for asks, want := range map[time.Duration][2]time.Duration{
-		0: {second / 2, second}, -second: {second / 2, second}, second: {second, 5 * second / 4}, 30 * second: {30 * second, 38 * second},
-		minute: {45 * second, minute}, 1 << 62: {45 * second, minute},
+		0: {second / 2, second}, -second: {second / 2, second}, second / 10: {second, 5 * second / 4}, second: {second, 5 * second / 4},
+		30 * second: {30 * second, 38 * second},
+		minute:      {45 * second, minute}, 1 << 62: {45 * second, minute},
 	} {
 		synctest.Test(t, func(t *testing.T) {
+			waits := map[time.Duration]bool{}
 			for range 20 {
 				times := retries(t, webhook.Config{}, fmt.Errorf("wrapped: %w", asksLater(asks)), 2*minute)
 				require.GreaterOrEqual(t, times[1], want[0], asks)
 				require.LessOrEqual(t, times[1], want[1], asks)
+				waits[times[1]] = true
 			}
+			require.Greater(t, len(waits), 1, "those that are asked for %v do not come back together", asks)
 		})
 	}
 }
@@ -357,6 +451,42 @@ func TestGoexitIsSurvived(t *testing.T) {
 	}
 }
 
+// What ends its goroutine with the last delivery of a lane gives the place on the wire back: with one place for all, the
+// next app gets it.
+func TestGoexitGivesThePlaceBack(t *testing.T) {
+	for _, where := range []string{"Sender", "Attempt", "Delivered", "Undelivered"} {
+		t.Run(where, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				exit := func(here, app string) {
+					if here == where && app == "exits" {
+						runtime.Goexit()
+					}
+				}
+				sent := &recorder{answer: func(_ context.Context, d *webhook.Delivery) error {
+					exit("Sender", d.AppID)
+					if d.AppID == "exits" && where == "Undelivered" {
+						return webhook.ErrFinal
+					}
+					return nil
+				}}
+				d := newDispatcher(t, webhook.Config{
+					Apps: []webhook.App{testApp("exits", "http://localhost/"), testApp("next", "http://localhost/")}, MaxConcurrent: 1, Sender: sent,
+					Hooks: webhook.Hooks{
+						Attempt:     func(d *webhook.Delivery, _ webhook.Attempt) { exit("Attempt", d.AppID) },
+						Delivered:   func(d *webhook.Delivery, _ time.Duration) { exit("Delivered", d.AppID) },
+						Undelivered: func(d *webhook.Delivery, _ error) { exit("Undelivered", d.AppID) },
+					},
+				})
+				emit(t, d, "exits", webhook.ChannelOccupied("a"))
+				emit(t, d, "next", webhook.ChannelOccupied("b"))
+				atTime(window)
+				require.Contains(t, sent.batches(t), []string{"b"})
+				d.Purge("exits")
+			})
+		})
+	}
+}
+
 // A Send that ignores its context keeps its place, and what is behind it still ages.
 func TestWhatIsBehindASenderThatHangsStillAges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -422,6 +552,23 @@ func TestOneRequestPerWait(t *testing.T) {
 	})
 }
 
+// The lane that tries for all is the one whose event has waited longest, so that no event grows old behind younger ones.
+func TestOldestEventIsTriedFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, sent := oneEndpoint(webhook.Config{MaxBatchEvents: 1}, func(context.Context, *webhook.Delivery) error { return errors.New("down") })
+		d := newDispatcher(t, cfg)
+		for i := range 50 {
+			emit(t, d, "app", webhook.ChannelOccupied(fmt.Sprint(i)))
+			atTime(time.Second)
+		}
+		require.Greater(t, len(sent.batches(t)), 4)
+		for _, tried := range sent.batches(t) {
+			require.Equal(t, []string{"0"}, tried)
+		}
+		d.Purge("app")
+	})
+}
+
 // What is left of a batch that is being sent in parts is purged too.
 func TestPurgeOfADividedBatch(t *testing.T) {
 	bubble(t, func(t *testing.T, net *network) {
@@ -441,5 +588,215 @@ func TestPurgeOfADividedBatch(t *testing.T) {
 		require.EqualValues(t, 4, d.Stats().Delivered)
 		require.EqualValues(t, 4, d.Stats().Undelivered)
 		require.Equal(t, 2, net.count("host"))
+	})
+}
+
+// The rest of a divided batch is given up while a part of it is on the wire: each event ends once, whatever becomes of
+// the part.
+func TestRestOfADividedBatchIsGivenUpOnce(t *testing.T) {
+	for name, giveUp := range map[string]func(d *webhook.Dispatcher){
+		"purged":         func(d *webhook.Dispatcher) { d.Purge("app") },
+		"purged twice":   func(d *webhook.Dispatcher) { d.Purge("app"); d.Purge("app") },
+		"too old":        func(*webhook.Dispatcher) { time.Sleep(10 * time.Minute) }, // the Send hangs
+		"old and purged": func(d *webhook.Dispatcher) { time.Sleep(10 * time.Minute); d.Purge("app") },
+	} {
+		for partEnds, err := range map[string]error{"accepted": nil, "failed": errors.New("down"), "final": webhook.ErrFinal} {
+			t.Run(name+", the part is "+partEnds, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var ends []string
+					ended := func(d *webhook.Delivery) {
+						for _, e := range parse(t, d.Body).Events {
+							ends = append(ends, fmt.Sprint(e.SubscriptionCount))
+						}
+					}
+					release := make(chan struct{})
+					cfg, sent := oneEndpoint(webhook.Config{}, nil)
+					sent.answer = func(context.Context, *webhook.Delivery) error {
+						switch len(sent.deliveries()) {
+						case 1:
+							return webhook.ErrRefused
+						case 2: // the first half
+							<-release
+							return err
+						}
+						return nil
+					}
+					cfg.Hooks.Delivered = func(d *webhook.Delivery, _ time.Duration) { ended(d) }
+					cfg.Hooks.Undelivered = func(d *webhook.Delivery, _ error) { ended(d) }
+					d := newDispatcher(t, cfg)
+					for i := range 8 {
+						emit(t, d, "app", webhook.SubscriptionCount("room", i))
+					}
+					atTime(window)
+					giveUp(d)
+					synctest.Wait()
+					require.Equal(t, []string{"4", "5", "6", "7"}, ends, "the rest, while the part is on the wire")
+					close(release)
+					require.NoError(t, d.Flush(t.Context()))
+					require.Equal(t, []string{"4", "5", "6", "7", "0", "1", "2", "3"}, ends)
+				})
+			})
+		}
+	}
+}
+
+func TestRetryNowTriesWhatWasSetAside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, sent := oneEndpoint(webhook.Config{}, nil)
+		sent.answer = func(context.Context, *webhook.Delivery) error {
+			if len(sent.deliveries()) == 1 {
+				return webhook.ErrRefused
+			}
+			return nil
+		}
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("room"))
+		atTime(window)
+		d.RetryNow("app")
+		synctest.Wait()
+		require.EqualValues(t, 1, d.Stats().Delivered)
+	})
+}
+
+// An endpoint that recovers soon after it was told to fail is told to be well later, without anything else happening.
+func TestEndpointHookHearsOfTheLatestState(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var states []webhook.EndpointState
+		told := func() []webhook.EndpointState {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(states)
+		}
+		err := errors.New("down")
+		cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 1, RetryWaitMin: 10 * time.Second}, func(context.Context, *webhook.Delivery) error { return err })
+		cfg.Hooks.Endpoint = func(s webhook.EndpointStatus) {
+			mu.Lock()
+			defer mu.Unlock()
+			states = append(states, s.State)
+		}
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("room"))
+		atTime(time.Second)
+		err = nil
+		d.RetryNow("app")
+		atTime(8 * time.Second)
+		require.Equal(t, []webhook.EndpointState{webhook.EndpointFailing}, told())
+		atTime(time.Second)
+		require.Equal(t, []webhook.EndpointState{webhook.EndpointFailing, webhook.EndpointOK}, told())
+	})
+}
+
+// What an endpoint or a Sender says is bounded and on one line where it is shown.
+func TestLastErrorIsOneShortLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, _ := oneEndpoint(webhook.Config{}, func(context.Context, *webhook.Delivery) error {
+			return errors.New("first line\nsecond line\x1b[31m" + strings.Repeat("x", 1000))
+		})
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("room"))
+		atTime(window)
+		last := d.Endpoints("app")[0].LastError
+		require.Contains(t, last, `first line\nsecond line\x1b[31m`)
+		require.Less(t, len(last), 350)
+		d.Purge("app")
+	})
+}
+
+// At most MaxInFlight requests of an endpoint are on the wire, whatever lanes there are beside those for channels.
+func TestMaxInFlightHoldsForAllLanes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, sent := oneEndpoint(webhook.Config{MaxInFlight: 1}, dead)
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("room"), webhook.ChannelOccupied("private-encrypted-room"))
+		atTime(window)
+		require.Len(t, sent.deliveries(), 1)
+		d.Purge("app")
+	})
+}
+
+// A lane that gets a place after its endpoint has begun to wait gives it back, for others to use; and nobody waits for a
+// place while a hook runs.
+func TestPlaceIsGivenBack(t *testing.T) {
+	for name, test := range map[string]struct {
+		err  error
+		hook time.Duration
+	}{"the endpoint waits": {errors.New("down"), 0}, "a hook runs": {nil, time.Minute}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				sent := &recorder{answer: func(_ context.Context, d *webhook.Delivery) error {
+					if d.AppID == "app" {
+						return test.err
+					}
+					return nil
+				}}
+				d := newDispatcher(t, webhook.Config{
+					Apps: []webhook.App{testApp("app", "http://localhost/"), testApp("other", "http://localhost/")}, Sender: sent,
+					MaxBatchEvents: 1, MaxInFlight: 2, MaxConcurrent: 1,
+					Hooks: webhook.Hooks{Attempt: func(d *webhook.Delivery, _ webhook.Attempt) {
+						if d.AppID == "app" {
+							time.Sleep(test.hook)
+						}
+					}},
+				})
+				emit(t, d, "app", webhook.ChannelOccupied("slow"), webhook.ChannelOccupied("prompt")) // in two lanes
+				emit(t, d, "other", webhook.ChannelOccupied("b"))
+				atTime(100 * time.Millisecond)
+				require.Contains(t, sent.batches(t), []string{"b"})
+				if test.err != nil {
+					require.Len(t, sent.deliveries(), 2, "the other lane waits")
+				}
+				d.Purge("app")
+				atTime(2 * test.hook)
+			})
+		})
+	}
+}
+
+// The lane that tries for all is told of to a hook that takes its time: meanwhile the next one may try.
+func TestNextProbeDoesNotWaitForAHook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var attempts atomic.Int64
+		cfg, sent := oneEndpoint(webhook.Config{MaxBatchEvents: 1, MaxInFlight: 2}, func(context.Context, *webhook.Delivery) error { return errors.New("down") })
+		cfg.Hooks.Attempt = func(*webhook.Delivery, webhook.Attempt) {
+			if attempts.Add(1) == 3 {
+				time.Sleep(time.Minute)
+			}
+		}
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("slow"))
+		atTime(time.Millisecond)
+		emit(t, d, "app", webhook.ChannelOccupied("prompt"))
+		atTime(30 * time.Second)
+		require.Contains(t, sent.batches(t), []string{"prompt"})
+		d.Purge("app")
+		atTime(time.Minute)
+	})
+}
+
+// A lane that was to try for all and was purged while it waited for a place leaves that to the next.
+func TestPurgedProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sent := &recorder{}
+		sent.answer = func(_ context.Context, d *webhook.Delivery) error {
+			if d.AppID == "other" {
+				time.Sleep(20 * time.Second)
+				return nil
+			}
+			if len(sent.deliveries()) == 1 {
+				return errors.New("down")
+			}
+			return nil
+		}
+		d := newDispatcher(t, webhook.Config{Apps: []webhook.App{testApp("app", "http://localhost/"), testApp("other", "http://localhost/")},
+			MaxBatchEvents: 1, MaxInFlight: 2, MaxConcurrent: 1, Sender: sent})
+		emit(t, d, "app", webhook.ChannelOccupied("slow"))
+		synctest.Wait()
+		emit(t, d, "other", webhook.ChannelOccupied("b"))
+		atTime(10 * time.Second) // the lane waits for the place that the other app has
+		require.Equal(t, 1, d.Purge("app"))
+		emit(t, d, "app", webhook.ChannelOccupied("prompt"))
+		atTime(time.Minute)
+		require.Contains(t, sent.batches(t), []string{"prompt"})
 	})
 }

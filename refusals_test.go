@@ -2,12 +2,14 @@ package webhook_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -98,6 +100,13 @@ func (b *backend) emit(channel, data string) (key string) {
 	b.mu.Unlock()
 	require.NoError(b.t, b.d.Emit("app", event), key)
 	return key
+}
+
+// reported returns what the hook was told is given up, sorted.
+func (b *backend) reported() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Sorted(maps.Keys(b.lost))
 }
 
 // undelivered returns what has not arrived, sorted.
@@ -372,4 +381,84 @@ func TestNoisyChannelsDoNotDrownTheOthers(t *testing.T) {
 			})
 		}
 	}
+}
+
+// At most 64 refused events of an endpoint are set aside. Beyond that the oldest is reported, unless it is on the wire, and
+// the others are tried again, also where hooks hold the goroutines on which all of this happens.
+func TestSixtyFourAreSetAside(t *testing.T) {
+	for name, test := range map[string]struct {
+		cfg   webhook.Config
+		hooks time.Duration // how long an Attempt hook takes
+	}{
+		"one after the other":   {webhook.Config{MaxBatchEvents: 1, MaxInFlight: 1}, 0},
+		"at once, beside hooks": {webhook.Config{MaxBatchEvents: 1, MaxInFlight: 100_000}, time.Minute}, // a lane for each channel
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var takes atomic.Int64
+				takes.Store(int64(test.hooks))
+				test.cfg.Hooks.Attempt = func(*webhook.Delivery, webhook.Attempt) { time.Sleep(time.Duration(takes.Load())) }
+				var repaired atomic.Bool
+				b := newBackend(t, test.cfg, func(_ time.Duration, body []byte) int {
+					if bytes.Contains(body, []byte("bad")) && !repaired.Load() {
+						return 500
+					}
+					return 0
+				})
+				var bad []string
+				for i := range 70 {
+					bad = append(bad, b.emit(fmt.Sprint("private-bad", i), "bad"))
+					b.emit(fmt.Sprint("private-good", i), "good") // so that not everything is refused
+					time.Sleep(12 * time.Millisecond)
+				}
+				time.Sleep(test.hooks)
+				takes.Store(0)
+				require.Equal(t, sorted(slices.Clone(bad[:6])), b.reported())
+				repaired.Store(true)
+				time.Sleep(2 * time.Minute)
+				require.Equal(t, sorted(slices.Clone(bad[:6])), b.undelivered())
+			})
+		})
+	}
+}
+
+// The oldest of those set aside is on the wire when there are too many: the next one is reported in its place.
+func TestSetAsideAndOnTheWireIsNotReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ends []string
+		tried := false
+		cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 1, MaxInFlight: 2}, func(_ context.Context, d *webhook.Delivery) error {
+			switch channel := channels(t, d.Body)[0]; {
+			case strings.Contains(channel, "good"):
+				return nil
+			case channel == "bad0" && tried:
+				time.Sleep(10 * time.Second)
+				return nil
+			case channel == "bad0":
+				tried = true
+			}
+			return &webhook.StatusError{Code: 500}
+		})
+		ended := func(d *webhook.Delivery) {
+			if channel := channels(t, d.Body)[0]; channel != "good" {
+				ends = append(ends, channel)
+			}
+		}
+		cfg.Hooks.Delivered = func(d *webhook.Delivery, _ time.Duration) { ended(d) }
+		cfg.Hooks.Undelivered = func(d *webhook.Delivery, _ error) { ended(d) }
+		d := newDispatcher(t, cfg)
+		for i := range 66 {
+			if i == 64 {
+				atTime(time.Second) // the oldest is tried again
+			}
+			emit(t, d, "app", webhook.ChannelOccupied(fmt.Sprint("bad", i)))
+			atTime(time.Millisecond)
+			emit(t, d, "app", webhook.ChannelOccupied("good")) // so that not everything is refused
+			atTime(time.Millisecond)
+		}
+		require.Equal(t, []string{"bad1", "bad2"}, ends)
+		atTime(10 * time.Second)
+		require.Equal(t, []string{"bad1", "bad2", "bad0"}, ends)
+		d.Purge("app")
+	})
 }

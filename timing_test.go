@@ -311,23 +311,112 @@ func TestHeldEventThatFindsAFullQueueIsReported(t *testing.T) {
 	})
 }
 
+// The same for an app that was removed meanwhile: of the endpoint that was made for the event nothing is left, nor of the
+// app.
+func TestHeldEventOfARemovedAppThatFindsNoRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lost := 0
+		cfg := webhook.Config{Apps: []webhook.App{testApp("app", "http://localhost/")}, MaxBatchEvents: 1, MaxQueuedBytes: 200_000, MaxEventBytes: 1000,
+			SendTimeout: time.Hour, Sender: webhook.SenderFunc(dead)}
+		cfg.Hooks.Undelivered = func(d *webhook.Delivery, err error) {
+			if d.AppID == "app" && errors.Is(err, webhook.ErrQueueFull) {
+				lost++
+			}
+		}
+		for i := range 20 {
+			cfg.Apps = append(cfg.Apps, testApp(fmt.Sprint("other", i), "http://localhost/"))
+		}
+		d := newDispatcher(t, cfg.WithPusherTiming())
+		emit(t, d, "app", webhook.ChannelVacated("room"))
+		d.RemoveApp("app")
+		for i := range 20 {
+			for d.Emit(fmt.Sprint("other", i), webhook.ClientEvent("room", "client-a", nil, "", "")) == nil {
+			}
+		}
+		require.True(t, d.HasAccount("app"))
+		atTime(grace)
+		require.Equal(t, 1, lost)
+		require.Empty(t, d.Endpoints("app"))
+		require.False(t, d.HasAccount("app"))
+		require.EqualValues(t, 1, d.Stats().Undelivered)
+		for i := range 20 {
+			d.Purge(fmt.Sprint("other", i))
+		}
+	})
+}
+
 // Rules take no more memory than an app's share; beyond it they do not apply.
 func TestRulesStayWithinTheShareOfTheApp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg, sent := oneEndpoint(webhook.Config{MaxEndpointQueuedBytes: 20_000}.WithPusherTiming(), nil)
 		d := newDispatcher(t, cfg)
-		for i := range 100 {
-			emit(t, d, "app", webhook.ChannelVacated(fmt.Sprint(i)))
-			require.LessOrEqual(t, d.Stats().PendingBytes, int64(40_000))
+		most := uint64(0)
+		for round := range 3 { // what has ended, or was refused, takes no share any more
+			for i := range 100 {
+				emit(t, d, "app", webhook.ChannelVacated(fmt.Sprint(i+100)))
+				require.LessOrEqual(t, d.Stats().PendingBytes, int64(40_000))
+			}
+			held := d.Stats().Held
+			if most = max(most, held); round == 0 {
+				require.Greater(t, held, uint64(20))
+				require.Less(t, held, uint64(50))
+			}
+			require.Equal(t, most, held)
+			atTime(window)
+			require.Len(t, spoken(t, sent), 100*(round+1)-int(held), "sent at once instead")
+			time.Sleep(grace)
+			atTime(window)
+			require.Len(t, spoken(t, sent), 100*(round+1))
 		}
-		held := d.Stats().Held
-		require.Greater(t, held, uint64(20))
-		require.Less(t, held, uint64(50))
-		atTime(window)
-		require.Len(t, spoken(t, sent), 100-int(held), "sent at once instead")
-		time.Sleep(grace)
-		atTime(window)
-		require.Len(t, spoken(t, sent), 100)
+	})
+}
+
+// What is held keeps nothing of the message that it came in.
+func TestHeldEventsKeepNoMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size = 100_000
+		cfg, _ := oneEndpoint(webhook.Config{}.WithPusherTiming(), nil)
+		d := newDispatcher(t, cfg)
+		before := heap()
+		for i := range 100 {
+			message := fmt.Sprintf("member_removed presence-%03d user", i) + strings.Repeat("x", size)
+			emit(t, d, "app", webhook.Event{Type: webhook.EventType(message[:14]), Channel: message[15:27], UserID: message[28:32]})
+		}
+		require.EqualValues(t, 100, d.Stats().Held)
+		require.Less(t, heap()-before, int64(10*size))
+	})
+}
+
+// A channel that is vacated twice is told of when the first grace ends.
+func TestVacatedTwiceIsOneGrace(t *testing.T) {
+	timed(t, func(t *testing.T, d *webhook.Dispatcher, said func() []string) {
+		emit(t, d, "app", webhook.ChannelVacated("room"))
+		time.Sleep(grace - time.Second)
+		emit(t, d, "app", webhook.ChannelVacated("room"))
+		time.Sleep(time.Second)
+		require.Equal(t, []string{"channel_vacated room"}, said())
+		time.Sleep(time.Minute)
+		require.Len(t, said(), 1)
+		require.EqualValues(t, 1, d.Stats().Suppressed)
+	})
+}
+
+// A cache_miss that finds no room was not sent: the next one is the first.
+func TestRefusedCacheMissBeginsNoWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open := make(gate)
+		cfg, sent := oneEndpoint(webhook.Config{MaxBatchEvents: 1, MaxEndpointQueuedBytes: 5000, CacheMissWindow: time.Hour}, open.answer)
+		d := newDispatcher(t, cfg)
+		for d.Emit("app", webhook.ChannelOccupied("room")) == nil {
+		}
+		require.ErrorIs(t, d.Emit("app", webhook.CacheMiss("cache-room")), webhook.ErrQueueFull)
+		close(open)
+		synctest.Wait()
+		emit(t, d, "app", webhook.CacheMiss("cache-room"), webhook.CacheMiss("cache-room"))
+		synctest.Wait()
+		all := spoken(t, sent)
+		require.Equal(t, "cache_miss cache-room", all[len(all)-1])
+		require.EqualValues(t, 1, d.Stats().Suppressed)
 	})
 }
 

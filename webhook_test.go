@@ -318,3 +318,61 @@ func TestSetAppIsLinearInItsWebhooks(t *testing.T) {
 		})
 	}
 }
+
+// When an app is gone and nothing is pending for it, nothing of it is left.
+func TestNothingIsLeftOfAnApp(t *testing.T) {
+	for name, test := range map[string]struct {
+		most int64 // queued bytes
+		come func(d *webhook.Dispatcher) error
+	}{
+		"set": {0, func(d *webhook.Dispatcher) error {
+			err := d.SetApp(testApp("app", "http://localhost/"))
+			d.RemoveApp("app")
+			return err
+		}},
+		"pending": {0, func(d *webhook.Dispatcher) error {
+			err := errors.Join(d.SetApp(testApp("app", "http://localhost/")), d.Emit("app", webhook.ChannelOccupied("room")))
+			d.RemoveApp("app")
+			return err
+		}},
+		"purged": {0, func(d *webhook.Dispatcher) error {
+			err := errors.Join(d.SetApp(testApp("app", "http://localhost/")), d.Emit("app", webhook.ChannelOccupied("room")))
+			d.RemoveApp("app")
+			d.Purge("app")
+			return err
+		}},
+		"redelivered to, and never set": {0, func(d *webhook.Dispatcher) error { return d.Redeliver(delivery("http://localhost/")) }},
+		"redelivered to, and no room": {1000, func(d *webhook.Dispatcher) error {
+			if d.Redeliver(delivery("http://localhost/")) == nil {
+				return errors.New("there is room")
+			}
+			return nil
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := newDispatcher(t, webhook.Config{MaxQueuedBytes: test.most, Sender: &recorder{}})
+				require.NoError(t, test.come(d))
+				atTime(time.Second)
+				require.False(t, d.HasAccount("app"))
+				require.Empty(t, d.Endpoints("app"))
+			})
+		})
+	}
+}
+
+// Apps whose ids begin or end alike are found as fast as others.
+func TestAccountsOfSimilarIDsAreSpread(t *testing.T) {
+	const apps = 20_000
+	for name, format := range map[string]string{"end": "%08x-0000-0000-0000-000000000000", "begin": "00000000-0000-0000-0000-%012x"} {
+		d := newDispatcher(t, webhook.Config{Sender: &recorder{}})
+		for i := range apps {
+			require.NoError(t, d.SetApp(testApp(fmt.Sprintf(format, i))))
+		}
+		require.Less(t, d.LongestAccountList(), 4*apps/4096, "ids that %s alike", name)
+		for i := range apps {
+			d.RemoveApp(fmt.Sprintf(format, i))
+		}
+		require.Zero(t, d.LongestAccountList())
+	}
+}
