@@ -1,6 +1,7 @@
 package main
 
 import (
+	"hash/crc32"
 	"net"
 	"net/http"
 	"time"
@@ -53,9 +54,10 @@ func (r *receiver) down(w http.ResponseWriter, v *visit) {
 	w.WriteHeader(http.StatusServiceUnavailable)
 }
 
-// flaky is down for fifteen seconds in thirty.
+// flaky is down for fifteen seconds in thirty, each when others are not.
 func (r *receiver) flaky(w http.ResponseWriter, v *visit) {
-	if int(time.Since(r.began)/flakiness)%2 == 1 {
+	phase := time.Duration(crc32.ChecksumIEEE([]byte(v.path))) % (2 * flakiness)
+	if (time.Since(r.began)+phase)/flakiness%2 == 1 {
 		w.Header().Set("Retry-After", "2")
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return

@@ -114,29 +114,36 @@ func (l *ledger) check(s webhook.Stats, seen *seen) error {
 		seen.Late.without("came behind younger ones of their channel", seen.Refused, l.undelivered, l.again))...)
 }
 
-// checkLeft checks what Close has returned.
-func (l *ledger) checkLeft(err error) error {
-	if err == nil {
-		if n := l.closedEvents.Load(); n > 0 {
-			return fmt.Errorf("Close returned nil and Hooks.Undelivered was told of %d events", n)
-		}
-		return nil
-	}
+// handedBack is what Close has returned.
+type handedBack struct {
+	deliveries, events int
+	bytes              float64 // of memory, at the least
+}
+
+// takeBack checks what Close has returned, against what the hooks were told.
+func (l *ledger) takeBack(err error) (back handedBack, _ error) {
 	left, ok := errors.AsType[*webhook.UndeliveredError](err)
-	if !ok {
-		return err
+	if err != nil && !ok {
+		return back, err
 	}
-	events := 0
+	if err == nil {
+		left = &webhook.UndeliveredError{}
+	}
 	for _, d := range left.Deliveries {
-		events += d.Events
+		back.deliveries++
+		back.events += d.Events
+		back.bytes += float64(cap(d.Body) + deliveryBytes)
 		key := d.Header.Get("X-Pusher-Key")
 		if !signedFor(d.AppID, key, d.Header.Get("X-Pusher-Signature"), d.Body) {
-			return fmt.Errorf("Close handed back %v, which is not signed with a key of its app", d)
+			return back, fmt.Errorf("Close handed back %v, which is not signed with a key of its app", d)
 		}
 	}
 	// What was given up just before Close may be reported just after.
-	if told := l.closedEvents.Load(); uint64(events) > told {
-		return fmt.Errorf("Close handed back %d events, and Hooks.Undelivered was told of %d meanwhile", events, told)
+	if told := l.closedEvents.Load(); uint64(back.events) > told || err == nil && told > 0 {
+		return back, fmt.Errorf("Close handed back %d events, and Hooks.Undelivered was told of %d meanwhile", back.events, told)
 	}
-	return nil
+	return back, nil
 }
+
+// deliveryBytes is what a delivery that is handed back takes beside its body: itself, its header and its strings.
+const deliveryBytes = 1 << 10

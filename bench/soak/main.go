@@ -93,6 +93,9 @@ func run(args []string) error {
 	}
 	r := &report{options: o, began: time.Now()}
 	err = r.soak(ctx, endpoints)
+	if err == nil { // nobody has the dispatcher any more
+		r.released, err = take(nil)
+	}
 	seen, stopErr := endpoints.stop()
 	if err = errors.Join(err, stopErr); err != nil {
 		return err
@@ -134,8 +137,9 @@ func (r *report) soak(ctx context.Context, endpoints *receiverProcess) error {
 	defer cancel()
 	l.closing.Store(true)
 	started := time.Now()
-	r.closeErr = d.Close(closing)
+	err = d.Close(closing)
 	r.closeTook = time.Since(started)
+	r.back, r.backErr = l.takeBack(err)
 	err = r.settle(d)
 	runtime.KeepAlive(o)
 	return err
