@@ -33,6 +33,7 @@ type options struct {
 	warmUp     time.Duration
 	every      time.Duration // a sample
 	closeTime  time.Duration
+	flakiness  time.Duration
 	maxEvents  int // bounds the ids
 	growthFrom int // samples at the least to judge growth by
 }
@@ -59,10 +60,10 @@ func parse(args []string) (options, error) {
 		return o, err
 	}
 	o.idleApps, o.scale, o.retryFor, o.closeTime = 1_000_000, fullScale, 30*time.Second, 15*time.Second
-	o.warmUp, o.every, o.growthFrom = o.duration/5, 5*time.Second, 9
+	o.warmUp, o.every, o.growthFrom, o.flakiness = o.duration/5, 5*time.Second, 9, 15*time.Second
 	if o.quick {
-		o.duration, o.idleApps, o.scale, o.retryFor, o.closeTime = 6*time.Second, 10_000, 2, 2*time.Second, 4*time.Second
-		o.warmUp, o.every, o.growthFrom = time.Second, 500*time.Millisecond, 1<<30
+		o.duration, o.idleApps, o.scale, o.retryFor, o.closeTime = 10*time.Second, 10_000, 2, 5*time.Second, 4*time.Second
+		o.warmUp, o.every, o.growthFrom, o.flakiness = time.Second, 500*time.Millisecond, 1<<30, 3*time.Second
 	}
 	const eventsPerSecond = 50_000 // several times as many as are emitted
 	o.maxEvents = int((o.duration + time.Minute).Seconds()) * eventsPerSecond
@@ -87,14 +88,14 @@ func run(args []string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	endpoints, err := startReceiver(ctx, receiverSpec{Bound: o.maxEvents, Addresses: 8})
+	endpoints, err := startReceiver(ctx, receiverSpec{Bound: o.maxEvents, Addresses: 8, Flakiness: o.flakiness})
 	if err != nil {
 		return err
 	}
 	r := &report{options: o, began: time.Now()}
 	err = r.soak(ctx, endpoints)
-	if err == nil { // nobody has the dispatcher any more
-		r.released, err = take(nil)
+	if err == nil {
+		err = r.release()
 	}
 	seen, stopErr := endpoints.stop()
 	if err = errors.Join(err, stopErr); err != nil {
@@ -169,6 +170,16 @@ func (r *report) flow(ctx context.Context, d *webhook.Dispatcher, o *operator) (
 	r.samples, err = watch(ctx, d, r.warmUp, r.every)
 	r.cpu = cpuTime() - cpu
 	return err
+}
+
+// release takes a sample when nobody has the dispatcher any more. Timers may, for a moment.
+func (r *report) release() (err error) {
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		if r.released, err = take(nil); err != nil || r.remains() == nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // settle takes the last sample. Connections end a moment after Close.

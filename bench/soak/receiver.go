@@ -24,8 +24,9 @@ const receiverArgument = "receive"
 
 // receiverSpec says what it has to be ready for.
 type receiverSpec struct {
-	Bound     int // of event ids
-	Addresses int // for each behaviour
+	Bound     int           // of event ids
+	Addresses int           // for each behaviour
+	Flakiness time.Duration // how long a flaky endpoint is down at a time, and up
 }
 
 // seen is what the receiver knows at the end.
@@ -39,8 +40,10 @@ type seen struct {
 }
 
 type receiver struct {
-	began time.Time
-	mu    sync.Mutex
+	began     time.Time
+	flakiness time.Duration
+
+	mu sync.Mutex
 	seen
 	visits map[string]int // by path
 	newest map[string]int // id, by path and stream
@@ -58,7 +61,7 @@ type visit struct {
 
 func newReceiver(spec receiverSpec) *receiver {
 	return &receiver{
-		began:  time.Now(),
+		began: time.Now(), flakiness: spec.Flakiness,
 		seen:   seen{Accepted: newIDSet(spec.Bound), Refused: newIDSet(spec.Bound), Late: newIDSet(spec.Bound)},
 		visits: make(map[string]int), newest: make(map[string]int),
 	}

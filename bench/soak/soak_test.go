@@ -94,7 +94,7 @@ func TestWhatIsLeftAfterCloseIsFound(t *testing.T) {
 		change(&r)
 		require.ErrorContains(t, r.leftovers(), "after Close: "+name+":")
 	}
-	r := report{released: sample{heap: heapLeft + 1}}
+	r := report{released: sample{heap: heapLeft/2 + 1}}
 	require.ErrorContains(t, r.remains(), "without the dispatcher")
 }
 
