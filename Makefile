@@ -51,7 +51,7 @@ bench: # the tables and the chart of the README; takes some minutes and a quiet 
 soak-quick: # the accounts, with the race detector
 	cd bench && go run -race ./soak -quick
 
-soak: # ten minutes with everything that can go wrong, see docs/soak.md; half of two cores, and 1.5 GB
+soak: # ten minutes with everything that can go wrong, see docs/soak.md; takes half of two cores
 	cd bench && go run ./soak
 
 e2e: # real Pusher clients and a browser; installs what it needs

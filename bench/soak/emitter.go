@@ -134,7 +134,7 @@ func (m *emitter) emit(h *hub, e webhook.Event, id int, owed bool) (accepted boo
 		}
 		return true
 	case !errors.Is(err, webhook.ErrQueueFull) && !errors.Is(err, webhook.ErrUnknownApp):
-		m.ledger.fault(fmt.Errorf("Emit: %w", err))
+		m.ledger.fault(fmt.Errorf("an event was not accepted: %w", err))
 	}
 	return false
 }

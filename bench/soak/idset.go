@@ -18,10 +18,6 @@ func (s *idSet) add(id int) (added bool) {
 	return atomic.OrUint64(&s.Words[id/64], bit)&bit == 0
 }
 
-func (s *idSet) has(id int) bool {
-	return atomic.LoadUint64(&s.Words[id/64])&(1<<(id%64)) != 0
-}
-
 func (s *idSet) holds(id int) bool { return id >= 0 && id/64 < len(s.Words) }
 
 func (s *idSet) len() (n int) {

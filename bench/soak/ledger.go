@@ -135,12 +135,12 @@ func (l *ledger) takeBack(err error) (back handedBack, _ error) {
 		back.bytes += float64(cap(d.Body) + deliveryBytes)
 		key := d.Header.Get("X-Pusher-Key")
 		if !signedFor(d.AppID, key, d.Header.Get("X-Pusher-Signature"), d.Body) {
-			return back, fmt.Errorf("Close handed back %v, which is not signed with a key of its app", d)
+			return back, fmt.Errorf("handed back by Close: %v is not signed with a key of its app", d)
 		}
 	}
 	// What was given up just before Close may be reported just after.
 	if told := l.closedEvents.Load(); uint64(back.events) > told || err == nil && told > 0 {
-		return back, fmt.Errorf("Close handed back %d events, and Hooks.Undelivered was told of %d meanwhile", back.events, told)
+		return back, fmt.Errorf("handed back by Close: %d events, and Hooks.Undelivered was told of %d meanwhile", back.events, told)
 	}
 	return back, nil
 }

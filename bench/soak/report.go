@@ -39,7 +39,7 @@ func (r *report) verdict() error {
 		}
 	}
 	if late := r.closeTook - r.closeTime; late > 2*time.Second { // or the machine is busy with something else
-		faults = append(faults, fmt.Errorf("Close was %v late", late))
+		faults = append(faults, fmt.Errorf("the time of Close was up %v before it returned", late.Round(time.Millisecond)))
 	}
 	return errors.Join(append(faults, r.leftovers(), r.remains(), r.backErr, r.ledger.check(r.after.stats, &r.seen))...)
 }

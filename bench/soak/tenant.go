@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
-	"sync"
 
 	"github.com/pusherhooks/webhook"
 )
@@ -17,13 +16,13 @@ type tenant struct {
 	behaviour behaviour
 	addresses []string // of endpoints that behave so
 
-	mu      sync.Mutex // held while the app is changed, so that changes have an order
-	version int        // of its URL
-	newest  int        // version that ever was
-	key     int        // its generation
+	// One goroutine alone changes these.
+	version int // of its URL
+	newest  int // version that ever was
+	key     int // its generation
 }
 
-// app is the tenant's configuration as it is now. t.mu is held.
+// app is the tenant's configuration as it is now.
 func (t *tenant) app() webhook.App {
 	key := fmt.Sprintf("%s-%d", t.id, t.key)
 	// Two webhooks with one URL and header are one endpoint, so each event is wanted once.
