@@ -6,9 +6,9 @@ FUZZ        := FuzzEventRoundTrip FuzzVerify FuzzFilter FuzzConfigJSON FuzzHeade
 JSFUZZ      := FuzzAppend FuzzString FuzzFloat
 FUZZTIME    := 5s
 
-.PHONY: ci fmt vet staticcheck tidy test race fuzz quickstart benchmarks bench-quick bench e2e vuln
+.PHONY: ci fmt vet staticcheck tidy test race fuzz quickstart benchmarks bench-quick bench soak-quick soak e2e vuln
 
-ci: fmt vet staticcheck tidy test race fuzz quickstart benchmarks bench-quick e2e
+ci: fmt vet staticcheck tidy test race fuzz quickstart benchmarks bench-quick soak-quick e2e
 
 fmt:
 	test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -d $$(git ls-files '*.go'); exit 1; }
@@ -52,6 +52,12 @@ vuln: # known vulnerabilities in what the modules call; asks vuln.go.dev, so it 
 
 bench: # the tables and the chart of the README; takes some minutes and a quiet machine
 	cd bench && go run . -svg ../docs/end-to-end.svg
+
+soak-quick: # the accounts, with the race detector
+	cd bench && go run -race ./soak -quick
+
+soak: # ten minutes with everything that can go wrong, see docs/soak.md; takes half of two cores
+	cd bench && go run ./soak
 
 e2e: # real Pusher clients and a browser; installs what it needs
 	examples/pusher-server/e2e/run

@@ -2,7 +2,9 @@ package webhook
 
 import (
 	"hash/maphash"
+	"iter"
 	"slices"
+	"sync"
 	"sync/atomic"
 )
 
@@ -40,6 +42,23 @@ func (t *accounts) load(id string) *account {
 	return nil
 }
 
+// all yields the accounts: those that are there throughout, and no lock is taken.
+func (t *accounts) all() iter.Seq[*account] {
+	return func(yield func(*account) bool) {
+		for i := range t.lists {
+			all := t.lists[i].Load()
+			if all == nil {
+				continue
+			}
+			for _, one := range *all {
+				if !yield(one.account) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // store sets an app's account, or with nil deletes it.
 func (t *accounts) store(id string, a *account) {
 	hash, list := t.of(id)
@@ -66,8 +85,44 @@ type account struct {
 	memory      atomic.Int64                // of all its endpoints, and of its states of timing rules
 	timing      atomic.Int64                // the part of memory that is the latter's
 	count       *counters
-	endpoints   int    // in the dispatcher's table, guarded by Dispatcher.mu
 	share       *share // of the wire, guarded by schedule.mu; nil before its first request
+
+	mu        sync.Mutex // taken last of all locks
+	endpoints *endpoint  // the first of those in the dispatcher's table; written under Dispatcher.mu and mu
+}
+
+// link adds an endpoint to the app's. Dispatcher.mu is held, as in unlink.
+func (a *account) link(e *endpoint) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if e.next = a.endpoints; e.next != nil {
+		e.next.prev = e
+	}
+	a.endpoints = e
+}
+
+func (a *account) unlink(e *endpoint) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if e.prev != nil {
+		e.prev.next = e.next
+	} else {
+		a.endpoints = e.next
+	}
+	if e.next != nil {
+		e.next.prev = e.prev
+	}
+	e.prev, e.next = nil, nil
+}
+
+// appendEndpoints appends the endpoints that the app has in the table.
+func (a *account) appendEndpoints(some []*endpoint) []*endpoint {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for e := a.endpoints; e != nil; e = e.next {
+		some = append(some, e)
+	}
+	return some
 }
 
 // credentials are what an app's deliveries are signed with. They are compared by address, so equal ones are not replaced.

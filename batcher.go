@@ -30,6 +30,8 @@ type endpoint struct {
 	key     endpointKey
 	header  http.Header // the app's own headers; never written to
 
+	prev, next *endpoint // of the app's in the table, guarded by account.mu
+
 	mu          sync.Mutex
 	configured  bool   // a webhook leads here
 	retired     bool   // out of the dispatcher's table

@@ -145,7 +145,7 @@ func (d *Dispatcher) shut() (first bool) {
 	d.mu.Lock()
 	d.closing.sealed.Store(true)
 	d.mu.Unlock()
-	for _, e := range d.endpointsOf("") { // there will be no others
+	for e := range d.endpointsOf("") { // there will be no others
 		e.close()
 	}
 	if d.active.Load() == 0 {
@@ -203,7 +203,7 @@ func (d *Dispatcher) drain(ctx context.Context) error {
 	}
 	d.settling.wait()
 	d.cancel()
-	for _, e := range d.endpointsOf("") {
+	for e := range d.endpointsOf("") {
 		e.rest()
 	}
 	if d.ownSender != nil {
@@ -243,18 +243,19 @@ func (d *Dispatcher) await(ctx context.Context) error {
 	}
 }
 
-// handBackCost is what it takes to sign a delivery and make it complete, and some.
-const handBackCost = 5 * time.Microsecond
+const (
+	handBackCost = 5 * time.Microsecond  // to sign a delivery and make it complete, and some
+	lookCost     = 500 * time.Nanosecond // to look at an endpoint that may have nothing pending, several times
+)
 
 // handBackTime is how long it takes to hand back what is pending, or 0 if that is not worth to be early.
 func (d *Dispatcher) handBackTime() time.Duration {
-	batches := 0
-	d.mu.Lock()
-	for _, e := range d.endpoints {
+	batches, endpoints := 0, 0
+	for e := range d.endpointsOf("") {
 		batches += e.batches()
+		endpoints++
 	}
-	d.mu.Unlock()
-	if takes := time.Duration(batches) * handBackCost; takes > 10*time.Millisecond {
+	if takes := time.Duration(batches)*handBackCost + time.Duration(endpoints)*lookCost; takes > 10*time.Millisecond {
 		return takes
 	}
 	return 0
@@ -328,12 +329,11 @@ func (d *Dispatcher) handBack(cause error) {
 // abandon takes every pending batch away from the lanes, in order for each endpoint, in flight included. A Send that
 // still runs finds its batch taken and counts for nothing.
 func (d *Dispatcher) abandon() (left []remainder) {
-	all := d.endpointsOf("")
-	for _, e := range all {
+	for e := range d.endpointsOf("") {
 		e.batches() // takes the lock: whoever had taken a batch before the context ended has said so by now
 	}
 	d.settling.wait()
-	for _, e := range all {
+	for e := range d.endpointsOf("") {
 		for _, b := range e.abandon() {
 			left = append(left, remainder{e, b})
 		}
@@ -383,15 +383,16 @@ func (e *endpoint) rest() {
 func (d *Dispatcher) withLastErrors(cause error) error {
 	const most = 5
 	var texts []string
-	d.mu.Lock()
-	for _, e := range d.endpoints {
+	for e := range d.endpointsOf("") {
 		e.mu.Lock()
-		if e.trouble != nil && e.trouble.lastError != "" && len(texts) < most {
+		if e.trouble != nil && e.trouble.lastError != "" {
 			texts = append(texts, hostOf(e.key.url)+": "+e.trouble.lastError)
 		}
 		e.mu.Unlock()
+		if len(texts) == most {
+			break
+		}
 	}
-	d.mu.Unlock()
 	if len(texts) == 0 {
 		return cause
 	}

@@ -31,3 +31,10 @@ func (d *Dispatcher) LongestAccountList() (longest int) {
 	}
 	return longest
 }
+
+// WithLock calls f while Dispatcher.mu is held.
+func (d *Dispatcher) WithLock(f func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f()
+}

@@ -104,7 +104,7 @@ type EndpointStatus struct {
 // have something pending or do not accept what they get.
 func (d *Dispatcher) Endpoints(appID string) []EndpointStatus {
 	var all []EndpointStatus
-	for _, e := range d.endpointsOf(appID) {
+	for e := range d.endpointsOf(appID) {
 		e.mu.Lock()
 		if appID != "" || e.active > 0 || e.state() != EndpointOK {
 			all = append(all, e.status())

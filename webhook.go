@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"net/http"
 	"slices"
 	"sync"
@@ -285,7 +286,7 @@ func (d *Dispatcher) accountLocked(appID string) *account {
 
 // closeAccount forgets an account that is not needed any more.
 func (d *Dispatcher) closeAccount(a *account) {
-	if a.routes.Load() == nil && a.endpoints == 0 && a.memory.Load() == 0 && d.accounts.load(a.id) == a {
+	if a.routes.Load() == nil && a.endpoints == nil && a.memory.Load() == 0 && d.accounts.load(a.id) == a {
 		d.accounts.store(a.id, nil)
 	}
 }
@@ -312,7 +313,7 @@ func (d *Dispatcher) endpointLocked(key endpointKey, header http.Header, a *acco
 	if e == nil {
 		e = &endpoint{shared: &d.shared, account: a, key: key, header: header, headerBytes: int32(headerSize(header))}
 		d.endpoints[key] = e
-		a.endpoints++
+		a.link(e)
 	}
 	return e
 }
@@ -349,20 +350,32 @@ func (d *Dispatcher) retireLocked(e *endpoint) {
 	}
 	e.retired = true
 	delete(d.endpoints, e.key)
-	e.account.endpoints--
+	e.account.unlink(e)
 	d.closeAccount(e.account)
 }
 
-// endpointsOf returns an app's endpoints, or all if the id is empty.
-func (d *Dispatcher) endpointsOf(appID string) (all []*endpoint) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for key, e := range d.endpoints {
-		if appID == "" || key.app == appID {
-			all = append(all, e)
+// endpointsOf yields an app's endpoints, or all if the id is empty: those that are in the table throughout, so everything
+// that has something pending. There may be a million, and Emit may wait for d.mu: it is not taken.
+func (d *Dispatcher) endpointsOf(appID string) iter.Seq[*endpoint] {
+	accounts := d.accounts.all()
+	if appID != "" {
+		accounts = func(yield func(*account) bool) {
+			if a := d.accounts.load(appID); a != nil {
+				yield(a)
+			}
 		}
 	}
-	return all
+	return func(yield func(*endpoint) bool) {
+		var some []*endpoint
+		for a := range accounts {
+			some = a.appendEndpoints(some[:0])
+			for _, e := range some {
+				if !yield(e) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // Redeliver queues deliveries that a hook or Close handed back, also those that an earlier process has stored. They
@@ -444,10 +457,10 @@ func (d *Dispatcher) Flush(ctx context.Context) error {
 	f := newFlush()
 	d.flushes = append(slices.DeleteFunc(d.flushes, (*flush).over), f)
 	all := slices.Clone(d.flushes) // what was pending before may be waited for by an earlier flush
-	for _, e := range d.endpoints {
+	d.mu.Unlock()
+	for e := range d.endpointsOf("") {
 		e.flush(f)
 	}
-	d.mu.Unlock()
 	f.ended()
 	for _, f := range all {
 		select {
@@ -462,7 +475,7 @@ func (d *Dispatcher) Flush(ctx context.Context) error {
 // RetryNow ends the waits of an app's endpoints, also those that a Retry-After asked for, and tries at once what was
 // set aside. An endpoint that fails again waits as long as it would have. An empty id means all apps.
 func (d *Dispatcher) RetryNow(appID string) {
-	for _, e := range d.endpointsOf(appID) {
+	for e := range d.endpointsOf(appID) {
 		e.retryNow()
 	}
 }
@@ -500,7 +513,7 @@ func (d *Dispatcher) Purge(appID string) (events int) {
 	if d.timing != nil {
 		events = d.timing.purge(appID)
 	}
-	for _, e := range d.endpointsOf(appID) {
+	for e := range d.endpointsOf(appID) {
 		gone := e.purge()
 		for _, l := range gone {
 			events += l.batch.events

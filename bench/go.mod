@@ -13,6 +13,7 @@ require (
 	github.com/livekit/protocol v1.54.0
 	github.com/pusherhooks/webhook v0.0.0
 	github.com/pusherhooks/webhook/webhookprom v0.0.0-00010101000000-000000000000
+	github.com/stretchr/testify v1.12.1
 	go.opentelemetry.io/otel v1.47.0
 	go.opentelemetry.io/otel/log v1.47.0
 	go.opentelemetry.io/otel/sdk/log v1.47.0
