@@ -83,7 +83,7 @@ func (town *town) churn(id string, webhooks int, every time.Duration) {
 
 func TestUnbatchedHogHoldsUpNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		town := newTown(t, webhook.Config{MaxBatchEvents: 1})
+		town := newTown(t, webhook.Config{MaxBatchEvents: 1, MaxConcurrent: 256}) // fewer than it would take
 		town.settle("good", 50, quick, 100*time.Millisecond)
 		town.settle("slow", 20, leisurely, 2*time.Second)
 		town.hog("bad", 20, sluggish, 20*time.Millisecond)
@@ -127,7 +127,7 @@ func TestRestartBeside2000HangingEndpoints(t *testing.T) {
 // 1 000 stored deliveries for endpoints that hang take nobody's place.
 func TestRedeliveriesForDeadEndpointsHoldUpNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		town := newTown(t, webhook.Config{})
+		town := newTown(t, webhook.Config{MaxConcurrent: 256})
 		town.settle("good", 50, quick, 100*time.Millisecond)
 		town.settle("slow", 20, leisurely, 2*time.Second)
 		time.Sleep(5 * time.Second)
@@ -238,8 +238,12 @@ func TestHoggedMemoryRefusesNobodyElse(t *testing.T) {
 				refused := 0
 				for round := range 16 {
 					edit(town, round)
-					for range 100 {
-						if town.d.Emit("bad", webhook.ClientEvent("private-room", "client-a", data, "", "")) != nil {
+					for i := range 300 {
+						size := len(data)
+						if i >= 100 { // and the crumbs
+							size = 100
+						}
+						if town.d.Emit("bad", webhook.ClientEvent("private-room", "client-a", data[:size], "", "")) != nil {
 							refused++
 						}
 					}
