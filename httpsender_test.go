@@ -379,3 +379,15 @@ func TestEarlyAnswersDoNotMixBatches(t *testing.T) {
 	closeNow(t, d)
 	require.NotEmpty(t, seen)
 }
+
+// An answer counts from its status: a body that drips is read for a quarter of a second.
+func TestDrippingBodyHoldsItsPlaceForAMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSender(t, func(c *webhook.HTTPConfig) {
+			c.Transport = transport(func(r *http.Request) (*http.Response, error) { return dripping(r), nil })
+		})
+		start := time.Now()
+		require.NoError(t, s.Send(t.Context(), delivery("http://localhost/")))
+		require.Equal(t, 250*time.Millisecond, time.Since(start))
+	})
+}

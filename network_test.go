@@ -152,13 +152,13 @@ func (town *town) settle(kind string, n int, h host, every time.Duration) {
 
 func (town *town) emitEvery(id string, every, after time.Duration) {
 	town.emitters.Go(func() {
-		for wait := after; ; wait = every {
+		for n, wait := 0, after; ; n, wait = n+1, every {
 			select {
 			case <-town.stop:
 				return
 			case <-time.After(wait):
 			}
-			if town.d.Emit(id, webhook.ChannelOccupied("room")) != nil {
+			if town.d.Emit(id, webhook.ChannelOccupied(fmt.Sprint("room-", n%100))) != nil { // on all lanes
 				town.mu.Lock()
 				town.rejected[id]++
 				town.mu.Unlock()

@@ -287,34 +287,19 @@ func TestWebhooksOfAnAppAreBounded(t *testing.T) {
 	require.ErrorContains(t, d.SetApp(testApp("app", "http://a/", "http://b/", "http://c/")), `app "app": webhooks: are 3, MaxWebhooks is 2`)
 }
 
-// SetApp holds a lock that others wait for: a hundred times as many webhooks do not take thousands of times as long,
-// whether they are many endpoints or one.
+// SetApp holds a lock that others wait for: one with 80 000 webhooks takes about as long as 200 with 400, whether they
+// are many endpoints or one. A machine that is busy with something else gets another chance.
 func TestSetAppIsLinearInItsWebhooks(t *testing.T) {
 	for name, url := range map[string]func(int) string{
 		"many endpoints": func(n int) string { return fmt.Sprint("http://host/", n) },
 		"one endpoint":   func(int) string { return "http://host/" },
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := newDispatcher(t, webhook.Config{MaxWebhooks: 100_000})
-			takes := func(webhooks int) time.Duration {
-				apps := [2]webhook.App{testApp("app"), testApp("app")}
-				for n := range webhooks {
-					for i := range apps {
-						apps[i].Webhooks = append(apps[i].Webhooks, webhook.Webhook{URL: url(2*n + i), EventTypes: every})
-					}
-				}
-				least := time.Hour
-				for i := range 4 {
-					start := time.Now()
-					require.NoError(t, d.SetApp(apps[i%2]))
-					if i > 0 { // others were replaced
-						least = min(least, time.Since(start))
-					}
-				}
-				return least
+			few, many := time.Duration(0), time.Hour
+			for tries := 0; tries < 4 && many >= 8*few; tries++ {
+				few, many = replaceWebhooks(t, 200, 400, url), replaceWebhooks(t, 1, 80_000, url)
 			}
-			few, many := takes(500), takes(50_000)
-			require.Less(t, many, 1000*few)
+			require.Less(t, many, 8*few)
 		})
 	}
 }
@@ -375,4 +360,20 @@ func TestAccountsOfSimilarIDsAreSpread(t *testing.T) {
 		}
 		require.Zero(t, d.LongestAccountList())
 	}
+}
+
+// replaceWebhooks returns how long it takes to give an app other webhooks, and others again.
+func replaceWebhooks(t *testing.T, rounds, webhooks int, url func(int) string) time.Duration {
+	apps := [2]webhook.App{testApp("app"), testApp("app")}
+	for n := range webhooks {
+		for i := range apps {
+			apps[i].Webhooks = append(apps[i].Webhooks, webhook.Webhook{URL: url(2*n + i), EventTypes: every})
+		}
+	}
+	d := newDispatcher(t, webhook.Config{MaxWebhooks: webhooks, Apps: apps[1:]})
+	start := time.Now()
+	for round := range rounds {
+		require.NoError(t, d.SetApp(apps[round%2]))
+	}
+	return time.Since(start)
 }
