@@ -232,6 +232,9 @@ func (e *endpoint) drop(l *lane) {
 		if len(e.telling) == 0 {
 			e.telling = nil
 		}
+		if e.closed {
+			e.rest()
+		}
 		if e.trouble != nil && e.trouble.over(&e.shared.cfg) {
 			e.trouble = nil
 		}

@@ -160,6 +160,7 @@ func (e *endpoint) close() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.closed = true
+	e.rest()
 	e.tellNow()
 	if t := e.trouble; t != nil {
 		t.until = time.Time{}
@@ -189,6 +190,7 @@ const closeGrace = 100 * time.Millisecond
 
 // drain waits until nothing is pending or ctx ends, and returns what Close returns.
 func (d *Dispatcher) drain(ctx context.Context) error {
+	var left []remainder
 	cut := d.await(ctx)
 	if cut != nil {
 		d.schedule.stop()
@@ -199,13 +201,10 @@ func (d *Dispatcher) drain(ctx context.Context) error {
 		case <-grace.C:
 		}
 		grace.Stop()
-		d.handBack(cut)
+		left = d.handBack(cut)
 	}
 	d.settling.wait()
 	d.cancel()
-	for e := range d.endpointsOf("") {
-		e.rest()
-	}
 	if d.ownSender != nil {
 		d.ownSender.CloseIdleConnections()
 	}
@@ -218,7 +217,7 @@ func (d *Dispatcher) drain(ctx context.Context) error {
 	if cut == nil {
 		return &UndeliveredError{Deliveries: slices.Clip(c.left), Err: c.failure}
 	}
-	return &UndeliveredError{Deliveries: slices.Clip(c.left), Err: d.withLastErrors(cut)}
+	return &UndeliveredError{Deliveries: slices.Clip(c.left), Err: withLastErrors(cut, left, c.failure)}
 }
 
 // await waits until nothing is pending any more, or returns why it has ended.
@@ -243,19 +242,17 @@ func (d *Dispatcher) await(ctx context.Context) error {
 	}
 }
 
-const (
-	handBackCost = 5 * time.Microsecond  // to sign a delivery and make it complete, and some
-	lookCost     = 500 * time.Nanosecond // to look at an endpoint that may have nothing pending, several times
-)
+// handBackCost is what it takes to sign a delivery and make it complete, and some.
+const handBackCost = 5 * time.Microsecond
 
-// handBackTime is how long it takes to hand back what is pending, or 0 if that is not worth to be early.
+// handBackTime is how long it takes to hand back what is pending, or 0 if that is not worth to be early. What follows
+// looks at all apps twice more, of which there may be a million.
 func (d *Dispatcher) handBackTime() time.Duration {
-	batches, endpoints := 0, 0
-	for e := range d.endpointsOf("") {
+	batches, start := 0, time.Now()
+	for e := range d.pendingEndpoints() {
 		batches += e.batches()
-		endpoints++
 	}
-	if takes := time.Duration(batches)*handBackCost + time.Duration(endpoints)*lookCost; takes > 10*time.Millisecond {
+	if takes := time.Duration(batches)*handBackCost + 4*time.Since(start); takes > 10*time.Millisecond {
 		return takes
 	}
 	return 0
@@ -280,8 +277,8 @@ type remainder struct {
 }
 
 // handBack ends every batch that is still pending, signed, as undelivered. The hooks are told at the end.
-func (d *Dispatcher) handBack(cause error) {
-	left := d.abandon()
+func (d *Dispatcher) handBack(cause error) (left []remainder) {
+	left = d.abandon()
 	defer func() { // when the hooks know, also if one ends the goroutine: Flush promises that
 		for _, r := range left {
 			r.batch.flush.ended()
@@ -315,7 +312,7 @@ func (d *Dispatcher) handBack(cause error) {
 	c.left = append(c.left, deliveries...)
 	c.mu.Unlock()
 	if len(deliveries) == 0 {
-		return
+		return nil
 	}
 	err := fmt.Errorf("webhook: closed before it was delivered: %w", cause)
 	d.cfg.Logger.Error("webhook: closed before everything was delivered", "deliveries", len(deliveries), "events", events, "error", cause)
@@ -324,16 +321,17 @@ func (d *Dispatcher) handBack(cause error) {
 			d.hookUndelivered(delivery, err)
 		}
 	}
+	return left
 }
 
 // abandon takes every pending batch away from the lanes, in order for each endpoint, in flight included. A Send that
 // still runs finds its batch taken and counts for nothing.
 func (d *Dispatcher) abandon() (left []remainder) {
-	for e := range d.endpointsOf("") {
+	for e := range d.pendingEndpoints() {
 		e.batches() // takes the lock: whoever had taken a batch before the context ended has said so by now
 	}
 	d.settling.wait()
-	for e := range d.endpointsOf("") {
+	for e := range d.pendingEndpoints() {
 		for _, b := range e.abandon() {
 			left = append(left, remainder{e, b})
 		}
@@ -370,28 +368,30 @@ func (e *endpoint) abandon() (left []*batch) {
 	return left
 }
 
-// rest stops the timer that would keep a closed dispatcher in memory.
+// rest stops the timer that would keep a closed dispatcher in memory. e.mu is held.
 func (e *endpoint) rest() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	if e.trouble != nil && e.trouble.timer != nil {
 		e.trouble.timer.Stop()
 	}
 }
 
-// withLastErrors adds to the cause why some endpoints did not accept what they should have.
-func (d *Dispatcher) withLastErrors(cause error) error {
+// withLastErrors adds to the cause why some endpoints did not accept what is left, or why something was given up.
+func withLastErrors(cause error, left []remainder, failure error) error {
 	const most = 5
 	var texts []string
-	for e := range d.endpointsOf("") {
-		e.mu.Lock()
-		if e.trouble != nil && e.trouble.lastError != "" {
-			texts = append(texts, hostOf(e.key.url)+": "+e.trouble.lastError)
+	var last *endpoint
+	for _, r := range left {
+		if e := r.endpoint; e != last && len(texts) < most {
+			e.mu.Lock()
+			if e.trouble != nil && e.trouble.lastError != "" {
+				texts = append(texts, hostOf(e.key.url)+": "+e.trouble.lastError)
+			}
+			e.mu.Unlock()
+			last = e
 		}
-		e.mu.Unlock()
-		if len(texts) == most {
-			break
-		}
+	}
+	if failure != nil && len(texts) < most {
+		texts = append(texts, errorText(failure))
 	}
 	if len(texts) == 0 {
 		return cause

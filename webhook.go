@@ -357,14 +357,28 @@ func (d *Dispatcher) retireLocked(e *endpoint) {
 // endpointsOf yields an app's endpoints, or all if the id is empty: those that are in the table throughout, so everything
 // that has something pending. There may be a million, and Emit may wait for d.mu: it is not taken.
 func (d *Dispatcher) endpointsOf(appID string) iter.Seq[*endpoint] {
-	accounts := d.accounts.all()
-	if appID != "" {
-		accounts = func(yield func(*account) bool) {
-			if a := d.accounts.load(appID); a != nil {
-				yield(a)
+	if appID == "" {
+		return endpointsOf(d.accounts.all())
+	}
+	return endpointsOf(func(yield func(*account) bool) {
+		if a := d.accounts.load(appID); a != nil {
+			yield(a)
+		}
+	})
+}
+
+// pendingEndpoints yields the endpoints of those apps that have something pending: a few of a million.
+func (d *Dispatcher) pendingEndpoints() iter.Seq[*endpoint] {
+	return endpointsOf(func(yield func(*account) bool) {
+		for a := range d.accounts.all() {
+			if a.memory.Load() > 0 && !yield(a) {
+				return
 			}
 		}
-	}
+	})
+}
+
+func endpointsOf(accounts iter.Seq[*account]) iter.Seq[*endpoint] {
 	return func(yield func(*endpoint) bool) {
 		var some []*endpoint
 		for a := range accounts {
