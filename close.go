@@ -35,9 +35,10 @@ func (e *UndeliveredError) Unwrap() error { return e.Err }
 // closing is what Close waits for, and what it hands back.
 type closing struct {
 	begun  atomic.Bool // what is given up from now on is handed back too
-	sealed atomic.Bool // nothing can become pending any more
+	sealed atomic.Bool // no endpoint can come into being any more
+	shut   atomic.Bool // none takes an event any more
 	once   sync.Once
-	idle   chan struct{} // closed when nothing is pending any more, after sealed
+	idle   chan struct{} // closed when nothing is pending any more, after shut
 
 	mu      sync.Mutex
 	left    []*Delivery // undelivered since Close began
@@ -46,7 +47,7 @@ type closing struct {
 
 // ended is called when an endpoint has nothing pending any more.
 func (s *shared) ended() {
-	if s.active.Add(-1) == 0 && s.closing.sealed.Load() {
+	if s.active.Add(-1) == 0 && s.closing.shut.Load() {
 		s.closing.once.Do(func() { close(s.closing.idle) })
 	}
 }
@@ -148,6 +149,7 @@ func (d *Dispatcher) shut() (first bool) {
 	for e := range d.endpointsOf("") { // there will be no others
 		e.close()
 	}
+	d.closing.shut.Store(true)
 	if d.active.Load() == 0 {
 		d.closing.once.Do(func() { close(d.closing.idle) })
 	}

@@ -5,8 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -281,4 +285,94 @@ func TestCloseKeepsTheOrderBesideASlowHook(t *testing.T) {
 		}
 		require.Len(t, next, 4)
 	})
+}
+
+// A Sender may ask two HTTPSenders at once.
+func TestSenderOfTwoHTTPSenders(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {}))
+	defer server.Close()
+	one, two := newSender(t), newSender(t)
+	var sent atomic.Int64
+	mirror := webhook.SenderFunc(func(ctx context.Context, d *webhook.Delivery) error {
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = two.Send(ctx, d) })
+		err := one.Send(ctx, d)
+		wg.Wait()
+		sent.Add(1)
+		return err
+	})
+	d := newDispatcher(t, webhook.Config{Apps: []webhook.App{testApp("a", server.URL)}, MaxBatchEvents: 1, MaxInFlight: 1, Sender: mirror})
+	for range 50 {
+		emit(t, d, "a", webhook.ChannelOccupied("c"))
+	}
+	require.True(t, settles(func() bool { return d.Stats().Pending == 0 }))
+}
+
+// An error that asks the dispatcher something when it is asked for its text.
+type lockError struct {
+	look  func()
+	asked chan struct{}
+	once  *sync.Once
+}
+
+func (e lockError) Error() string { e.look(); return "lock" }
+
+func TestErrorIsAskedWithoutALock(t *testing.T) {
+	var d *webhook.Dispatcher
+	stuck := make(chan []byte, 1)
+	var depth atomic.Int64
+	look := func() {
+		done := make(chan struct{})
+		go func() { d.Endpoints("a"); close(done) }()
+		select {
+		case <-done:
+		case <-time.After(300 * time.Millisecond):
+			if depth.Add(1) == 1 {
+				buf := make([]byte, 8<<10)
+				stuck <- buf[:runtime.Stack(buf, false)]
+			}
+		}
+	}
+	d, err := webhook.New(fast(webhook.Config{Apps: []webhook.App{testApp("a", "http://a.test/")}, MaxBatchEvents: 1, RetryFor: time.Millisecond,
+		Sender: webhook.SenderFunc(func(context.Context, *webhook.Delivery) error { return lockError{look: look} })}))
+	require.NoError(t, err)
+	emit(t, d, "a", webhook.ChannelOccupied("c"))
+	select {
+	case s := <-stuck:
+		t.Errorf("Error() is called while endpoint.mu is held:\n%s", s)
+	case <-time.After(time.Second):
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	_ = d.Close(ctx)
+}
+
+// A handler that ends its goroutine when a Sender has panicked costs no place on the wire.
+type exitHandler struct{ slog.Handler }
+
+func (exitHandler) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelError }
+func (exitHandler) Handle(context.Context, slog.Record) error    { runtime.Goexit(); return nil }
+
+func TestLoggerThatEndsTheGoroutineAfterAPanic(t *testing.T) {
+	var calls atomic.Int64
+	d, err := webhook.New(fast(webhook.Config{Apps: []webhook.App{testApp("a", "http://a.test/"), testApp("b", "http://b.test/")}, MaxBatchEvents: 1, MaxConcurrent: 1,
+		Logger: slog.New(exitHandler{}),
+		Sender: webhook.SenderFunc(func(context.Context, *webhook.Delivery) error {
+			if calls.Add(1) == 1 {
+				panic("once")
+			}
+			return nil
+		})}))
+	require.NoError(t, err)
+	emit(t, d, "a", webhook.ChannelOccupied("c"))
+	require.True(t, settles(func() bool { return calls.Load() >= 1 }))
+	emit(t, d, "b", webhook.ChannelOccupied("c"))
+	deadline := time.Now().Add(2 * time.Second)
+	for d.Stats().Pending > 0 && time.Now().Before(deadline) {
+		time.Sleep(time.Millisecond)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	err = d.Close(ctx)
+	require.NoError(t, err)
 }

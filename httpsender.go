@@ -269,7 +269,7 @@ func (s *HTTPSender) Send(ctx context.Context, d *Delivery) error {
 	}
 	note, _ := ctx.Value(notedKey{}).(*noted)
 	if note != nil {
-		*note = noted{resp.StatusCode, time.Now()}
+		note.note(resp.StatusCode, time.Now())
 	}
 	first := drain(resp, cancel)
 	x.withdraw(maxDrainTime)

@@ -1,6 +1,7 @@
 package webhook_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -512,5 +513,61 @@ func TestLineFollowsWhatItsOrderGoesBy(t *testing.T) {
 			synctest.Wait()
 			require.True(t, town.d.LinesInOrder())
 		}
+	})
+}
+
+// However many apps stand before it that hold their share, one that may start gets the place that is free.
+func TestFreePlaceIsNotLeftBesideOneThatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const hogs, places = 71, 72
+		var hang atomic.Bool
+		var arrived atomic.Int64 // when, for the victim
+		began := time.Now()
+		var apps []webhook.App
+		for i := range hogs {
+			app := webhook.App{ID: fmt.Sprint("hog", i), Key: "k", Secret: "s"}
+			for j := range 2 {
+				app.Webhooks = append(app.Webhooks, webhook.Webhook{URL: fmt.Sprintf("http://hog%d.test/%d", i, j), EventTypes: every,
+					Filter: webhook.Filter{ChannelNameStartsWith: fmt.Sprint(j)}})
+			}
+			apps = append(apps, app)
+		}
+		apps = append(apps, testApp("victim", "http://victim.test/"))
+		d, err := webhook.New(webhook.Config{Apps: apps, MaxBatchEvents: 1, MaxInFlight: 1, MaxConcurrent: places,
+			Sender: webhook.SenderFunc(func(ctx context.Context, d *webhook.Delivery) error {
+				if strings.Contains(d.URL, "victim") {
+					arrived.Store(int64(time.Since(began)))
+					return nil
+				}
+				if hang.Load() {
+					<-ctx.Done()
+					return ctx.Err()
+				}
+				return nil
+			})})
+		require.NoError(t, err)
+		for i := range hogs {
+			emit(t, d, fmt.Sprint("hog", i), webhook.ChannelOccupied("0"), webhook.ChannelOccupied("1"))
+		}
+		emit(t, d, "victim", webhook.ChannelOccupied("v"))
+		time.Sleep(time.Second)
+		require.Zero(t, d.Stats().Pending)
+		hang.Store(true)
+		for i := range hogs {
+			emit(t, d, fmt.Sprint("hog", i), webhook.ChannelOccupied("0"))
+		}
+		time.Sleep(10 * time.Second) // all of them hang, and are slow
+		for i := range hogs {
+			emit(t, d, fmt.Sprint("hog", i), webhook.ChannelOccupied("1"))
+		}
+		arrived.Store(0)
+		emitted := time.Since(began)
+		emit(t, d, "victim", webhook.ChannelOccupied("v"))
+		time.Sleep(time.Minute)
+		late := time.Duration(arrived.Load()) - emitted
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = d.Close(ctx)
+		require.Less(t, late, time.Second)
 	})
 }

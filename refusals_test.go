@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -461,4 +462,29 @@ func TestSetAsideAndOnTheWireIsNotReported(t *testing.T) {
 		require.Equal(t, []string{"bad1", "bad2", "bad0"}, ends)
 		d.Purge("app")
 	})
+}
+
+// Events that were set aside and given up take no memory, although an endpoint remembers that they were refused.
+func TestWhatWasSetAsideAndGivenUpTakesNoMemory(t *testing.T) {
+	const tenants, endpoints, events, size = 8, 100, 3, 60 << 10
+	var apps []webhook.App
+	for a := range tenants {
+		app := webhook.App{ID: fmt.Sprint("a", a), Key: "k", Secret: "s"}
+		for i := range endpoints {
+			app.Webhooks = append(app.Webhooks, webhook.Webhook{URL: fmt.Sprintf("http://a%d.test/%d", a, i), EventTypes: every})
+		}
+		apps = append(apps, app)
+	}
+	refuse := webhook.SenderFunc(func(context.Context, *webhook.Delivery) error { return webhook.ErrRefused })
+	d := newDispatcher(t, fast(webhook.Config{Apps: apps, MaxBatchEvents: 1, MaxInFlight: 1, MaxQueuedBytes: 32 << 20, Sender: refuse}))
+	before := heap()
+	data := []byte(`"` + strings.Repeat("x", size) + `"`)
+	for _, app := range apps {
+		for range events {
+			require.NoError(t, d.Emit(app.ID, webhook.Event{Type: webhook.TypeClientEvent, Event: "client-x", Channel: "private-c", Data: data, SocketID: "1.1"}))
+		}
+		require.True(t, settles(func() bool { return d.Stats().Pending == 0 && d.Stats().PendingBytes == 0 }))
+	}
+	require.True(t, settles(func() bool { return heap()-before < 8<<20 }))
+	runtime.KeepAlive(d)
 }

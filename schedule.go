@@ -76,9 +76,10 @@ type share struct {
 // A line is a heap of the apps that wait with endpoints of one class, the next one first. Proven and untried ones
 // take turns. Of the others the app goes first that holds the fewest slow places and has used the wire least lately.
 type line struct {
-	class class
-	apps  []*share
-	turns uint64
+	class  class
+	apps   []*share
+	turns  uint64
+	passed int // apps that have lost their turn since anything has changed
 }
 
 func (s *schedule) init(most int) {
@@ -98,6 +99,7 @@ func (s *schedule) join(l *lane, c class) bool {
 		account.share = &share{used: math.Inf(-1)}
 	}
 	a := account.share
+	s.changed()
 	a.waiting[c] = append(a.waiting[c], l)
 	if len(a.waiting[c]) == 1 {
 		heap.Push(&s.lines[c], a)
@@ -117,6 +119,7 @@ func (s *schedule) leave(p *place, took time.Duration) {
 		s.slow--
 		p.share.slow--
 	}
+	s.changed()
 	p.share.use(took, time.Since(s.began))
 	s.reorder(p.share)
 	p.share = nil
@@ -160,8 +163,15 @@ func (s *schedule) serve(self *lane) (served bool) {
 	return served
 }
 
-// mostTried bounds how many apps lose their turn at a time: the next call goes on with those behind them.
+// mostTried bounds how many apps lose their turn while the lock is held: the timer goes on with those behind them.
 const mostTried = 64
+
+// changed has all apps asked again that have lost their turn.
+func (s *schedule) changed() {
+	for c := range s.lines {
+		s.lines[c].passed = 0
+	}
+}
 
 // first takes the lane out of the lines that gets the next place of a class, if there is one. An app whose share is
 // used up loses its turn; where the fewest places come first nobody has a better claim.
@@ -176,8 +186,19 @@ func (s *schedule) first(c class) *lane {
 			return nil
 		}
 		line.again(a)
+		line.passed++
 	}
 	return nil
+}
+
+// behind reports whether there is a free place, and an app that was not asked yet.
+func (s *schedule) behind() bool {
+	for _, c := range []class{proven, untried} {
+		if line := &s.lines[c]; line.passed < len(line.apps) && s.free(c) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // serve takes the first lane of an app that is first in line.
@@ -257,13 +278,16 @@ func (s *schedule) youngFor() time.Duration {
 	return youngFor * time.Duration(min(max(0, s.slow-half), quarter)) / time.Duration(quarter)
 }
 
-// watch sets the timer if somebody waits for a young request to grow older.
+// watch sets the timer if somebody waits for a young request to grow older, or for his turn.
 func (s *schedule) watch(now time.Time) {
-	oldest := s.starts.next
-	if len(s.lines[proven].apps)+len(s.lines[untried].apps) == 0 || oldest == nil || oldest == &s.starts {
+	oldest, wait := s.starts.next, time.Millisecond
+	switch {
+	case s.behind():
+	case len(s.lines[proven].apps)+len(s.lines[untried].apps) == 0 || oldest == nil || oldest == &s.starts:
 		return
+	default:
+		wait = s.youngFor() - now.Sub(oldest.started)
 	}
-	wait := s.youngFor() - now.Sub(oldest.started)
 	if s.timer == nil {
 		s.timer = time.AfterFunc(wait, s.tick)
 	} else {
@@ -350,7 +374,7 @@ type trouble struct {
 	until     time.Time       // it waits
 	timer     *time.Timer     // for that moment
 	probe     *lane           // the one that tries while the others wait
-	row       []*batch        // single events set aside since anything was accepted
+	row       []*batch        // single events set aside since anything was accepted; nil: given up since
 	channels  map[uint64]bool // by hash, some: whether their last event was accepted
 	lastTry   bool            // the dispatcher is closing, and the endpoint was failing before
 	lastError string
@@ -483,7 +507,8 @@ func (l *lane) take() (b *batch, stamped bool) {
 		s.schedule.leave(&l.place, 0)
 		return nil, false
 	}
-	l.state, l.current, l.epoch, l.noted = sending, b, e.epoch, noted{}
+	l.state, l.current, l.epoch = sending, b, e.epoch
+	l.noted.note(0, time.Time{})
 	b.sends++
 	if l.base == nil {
 		l.base = context.WithValue(s.ctx, notedKey{}, &l.noted)
@@ -522,7 +547,7 @@ func (l *lane) settle(b *batch, a *Attempt, took time.Duration) {
 	e := l.endpoint
 	s := e.shared
 	o := outcomeOf(a.Err, s.cfg.Logger)
-	a.Err, a.Status = o.err, cmp.Or(o.status, l.noted.status)
+	a.Err, a.Status = o.err, cmp.Or(o.status, a.Status)
 	lent := b.delivery
 	if a.Err != nil && s.observed() { // the batch is sent again, cut or given away while a hook still reads it
 		lent = lent.Clone()
@@ -646,7 +671,7 @@ func (e *endpoint) fails(l *lane, wait time.Duration, err error) (gone []loss) {
 	}
 	switch {
 	case t.lastTry:
-		err = fmt.Errorf("webhook: closing, and the endpoint was failing: %w", err)
+		err = &goneError{"webhook: closing, and the endpoint was failing", err}
 		gone = e.loseIf(err, func(l *lane, _ *batch) bool { return l.current == nil }) // the rest follows what is on the wire
 	case t.failures >= 2 && e.shared.cfg.RetryFor > 0:
 		gone = e.loseOld(err)
@@ -737,6 +762,16 @@ type loss struct {
 	err   error
 }
 
+// A goneError says why something is given up. It asks the Sender's error for its text when it is asked itself: not
+// while a lock is held.
+type goneError struct {
+	why  string
+	last error
+}
+
+func (e *goneError) Error() string { return e.why + ": " + e.last.Error() }
+func (e *goneError) Unwrap() error { return e.last }
+
 // lose takes a batch, or what is left of it, out of the lane. Close waits until the losses are reported.
 func (l *lane) lose(b *batch, err error) []loss {
 	if parent := b.parent; parent != nil {
@@ -768,6 +803,11 @@ func (e *endpoint) lost(err error, batches ...*batch) (gone []loss) {
 		e.release(b.memory)
 		e.pending -= b.events
 		b.lost = true
+		if t := e.trouble; t != nil && b.aside != nil {
+			if i := slices.Index(t.row, b); i >= 0 {
+				t.row[i] = nil
+			}
+		}
 		e.tells(b)
 		e.shared.settling.add()
 		gone = append(gone, loss{b, err})
@@ -778,7 +818,7 @@ func (e *endpoint) lost(err error, batches ...*batch) (gone []loss) {
 // loseOld gives up what is older than RetryFor.
 func (e *endpoint) loseOld(last error) []loss {
 	now, most := time.Now(), e.shared.cfg.RetryFor
-	err := fmt.Errorf("webhook: gave up after %v: %w", most, last)
+	err := &goneError{fmt.Sprintf("webhook: gave up after %v", most), last}
 	return e.loseIf(err, func(l *lane, b *batch) bool {
 		follows := e.closed && l.current != nil // Close hands back in order
 		return !follows && now.Sub(b.last) > most
@@ -1093,7 +1133,7 @@ func (e *endpoint) refuseAll(l *lane, err error) []loss {
 		other.probes = 0
 	}
 	for _, b := range slices.Backward(t.row) {
-		if !slices.Contains(from.queue, b) || from.inUse(b) {
+		if !slices.Contains(from.queue, b) || from.inUse(b) { // also if it is nil
 			continue
 		}
 		from.remove(b)

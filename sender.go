@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -217,16 +218,20 @@ func (l *lane) attempt(b *batch) {
 	a := Attempt{Err: errEnded}
 	started := time.Now()
 	defer func() {
+		l.cancel()
+		a.Took = time.Since(started)
+		status, at := l.noted.answer()
+		took := a.Took
+		if !at.IsZero() {
+			took = at.Sub(started) // the rest of the answer does not count
+		}
+		a.Status = status
+		l.settle(b, &a, took)
+	}()
+	defer func() { // by itself: the Logger may end the goroutine
 		if v := recover(); v != nil {
 			a.Err = panicked(e.shared.cfg.Logger, "Sender", v)
 		}
-		l.cancel()
-		a.Took = time.Since(started)
-		took := a.Took
-		if !l.noted.at.IsZero() {
-			took = l.noted.at.Sub(started) // the rest of the answer does not count
-		}
-		l.settle(b, &a, took)
 	}()
 	a.N = b.sends
 	a.Err = e.shared.cfg.Sender.Send(l.ctx, b.delivery)
@@ -237,8 +242,22 @@ var errEnded = &panicError{where: "Sender", value: "runtime.Goexit"}
 
 // A noted answer is what an HTTPSender tells the dispatcher, beside its error, by way of Send's context.
 type noted struct {
+	mu     sync.Mutex // a Sender may ask several HTTPSenders at once
 	status int
 	at     time.Time // of the status line
+}
+
+// note keeps the latest status; 0 is none.
+func (n *noted) note(status int, at time.Time) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.status, n.at = status, at
+}
+
+func (n *noted) answer() (status int, at time.Time) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.status, n.at
 }
 
 type notedKey struct{}

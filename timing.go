@@ -409,7 +409,7 @@ func (t *timing) purge(appID string) (events int) {
 
 // purgeOne gives up what a state holds, if it is the app's. One that has ended meanwhile holds nothing.
 func (t *timing) purgeOne(s *timingShard, appID string, at *list.Element, lost *losses) {
-	if st := at.Value.(*state); st.key.app == appID && st.held {
+	if st := at.Value.(*state); st.key.app == appID && st.held && s.states[st.key] == at {
 		st.held = false
 		st.account.count.held.Add(-1)
 		t.d.deliverHeld(st.routes, &st.event, lost)

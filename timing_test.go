@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -654,5 +655,40 @@ func TestStatesThatHaveEndedTakeNoMemory(t *testing.T) {
 		require.LessOrEqual(t, d.Stats().PendingBytes, int64(300<<10), "200 states, and what is spare")
 		require.Less(t, heap()-before, int64(2<<20))
 		require.NoError(t, d.Flush(t.Context()))
+	})
+}
+
+// Purge lets others go on between its slices. A count that is held anew meanwhile is not what was to be purged, and its
+// memory is released once.
+func TestPurgeBesideCountsThatAreHeldAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const channels = 4000
+		var d *webhook.Dispatcher
+		var once atomic.Bool
+		counts := func(n int) {
+			for i := range channels {
+				_ = d.Emit("a", webhook.Event{Type: webhook.TypeSubscriptionCount, Channel: fmt.Sprint("c", i), SubscriptionCount: n})
+			}
+		}
+		d, err := webhook.New(webhook.Config{
+			Apps: []webhook.App{testApp("a", "http://a.test/")}, Sender: &recorder{},
+			CountInterval: time.Second, CountThreshold: -1,
+			Hooks: webhook.Hooks{Undelivered: func(*webhook.Delivery, error) {
+				if once.CompareAndSwap(false, true) { // a hook that stores takes a while
+					time.Sleep(1500 * time.Millisecond) // the intervals end
+					counts(3)                           // held in the next
+				}
+			}},
+		})
+		require.NoError(t, err)
+		counts(1)
+		counts(2) // held
+		d.Purge("a")
+		time.Sleep(time.Minute) // all states end
+		synctest.Wait()
+		pending := d.Stats().PendingBytes
+
+		require.NoError(t, d.Close(context.Background()))
+		require.Zero(t, pending, "nothing is pending")
 	})
 }
