@@ -194,8 +194,8 @@ const closeGrace = 100 * time.Millisecond
 func (d *Dispatcher) drain(ctx context.Context) error {
 	var left []remainder
 	cut := d.await(ctx)
+	d.schedule.stop()
 	if cut != nil {
-		d.schedule.stop()
 		d.cancel()
 		grace := time.NewTimer(closeGrace)
 		select {

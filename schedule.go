@@ -548,8 +548,8 @@ func (l *lane) settle(b *batch, a *Attempt, took time.Duration) {
 	s := e.shared
 	o := outcomeOf(a.Err, s.cfg.Logger)
 	a.Err, a.Status = o.err, cmp.Or(o.status, a.Status)
-	lent := b.delivery
-	if a.Err != nil && s.observed() { // the batch is sent again, cut or given away while a hook still reads it
+	lent, observed := b.delivery, s.observed()
+	if a.Err != nil && observed { // the batch is sent again, cut or given away while a hook still reads it
 		lent = lent.Clone()
 	}
 	var gone []loss
@@ -574,7 +574,9 @@ func (l *lane) settle(b *batch, a *Attempt, took time.Duration) {
 	e.settle(gone)
 	defer e.tell() // whatever a hook does to its goroutine
 	defer e.report(gone)
-	e.hookAttempt(lent, *a)
+	if observed {
+		e.hookAttempt(lent, *a)
+	}
 	if b.arrived {
 		s.hookDelivered(lent, a.Took)
 	}

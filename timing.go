@@ -312,18 +312,26 @@ const (
 
 // expire is the timer's function: it ends every state whose time is over.
 func (t *timing) expire(s *timingShard) {
-	for more := true; more; {
+	s.mu.Lock()
+	due := s.due(time.Now())
+	if len(due) == 0 && !s.closed {
+		t.arm(s)
+	}
+	s.mu.Unlock()
+	for len(due) > 0 {
 		var lost losses
+		n := 0
 		s.mu.Lock()
 		if s.closed {
 			s.mu.Unlock()
 			return
 		}
-		due, n := s.due(time.Now()), 0
 		for ; n < len(due) && !lost.enough(n); n++ {
-			t.end(s, due[n], &lost)
+			if at := due[n]; s.states[at.Value.(*state).key] == at { // or it has ended meanwhile
+				t.end(s, at, &lost)
+			}
 		}
-		if more = n < len(due); !more {
+		if due = due[n:]; len(due) == 0 {
 			t.arm(s)
 		}
 		lost.account()

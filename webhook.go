@@ -371,7 +371,7 @@ func (d *Dispatcher) endpointsOf(appID string) iter.Seq[*endpoint] {
 func (d *Dispatcher) pendingEndpoints() iter.Seq[*endpoint] {
 	return endpointsOf(func(yield func(*account) bool) {
 		for a := range d.accounts.all() {
-			if a.memory.Load() > 0 && !yield(a) {
+			if a.memory.Load() != 0 && !yield(a) {
 				return
 			}
 		}
