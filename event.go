@@ -107,6 +107,9 @@ type Event struct {
 	UserID   string          // member_added, member_removed; client_event: sent on presence channels only
 
 	SubscriptionCount int // subscription_count
+
+	// Node is the process that saw it, where there are several: see channels.Options. It is no part of a webhook.
+	Node string `json:"-"`
 }
 
 // ChannelOccupied is the event of a channel that got its first subscriber.
