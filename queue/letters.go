@@ -4,11 +4,13 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pusherhooks/webhook"
 )
@@ -55,6 +57,9 @@ const maxLetterBytes = 64 << 10
 // maxUnstored is how much of letters may wait to be stored before no more events are read.
 const maxUnstored = 8 << 20
 
+// deadShare is the part of MaxDeadBytes that one endpoint's letters may take.
+const deadShare = 4
+
 // letters are stored by a goroutine that exists while there are any. Those for one endpoint go together.
 type letters struct {
 	w *Worker
@@ -65,11 +70,18 @@ type letters struct {
 	waiting []*letter
 	open    map[letterKey]*letter
 	bytes   int
-	stored  uint64 // events
+	stored  uint64          // events
+	sizes   map[string]kept // by subject; of the goroutine that stores
 	done    sync.WaitGroup
 }
 
 type letterKey struct{ app, endpoint, reason string }
+
+// kept is what was stored of one subject since the worker began.
+type kept struct {
+	letters uint64
+	bytes   int64
+}
 
 type letter struct {
 	note   note
@@ -79,7 +91,7 @@ type letter struct {
 }
 
 func newLetters(w *Worker) *letters {
-	l := &letters{w: w, open: make(map[letterKey]*letter)}
+	l := &letters{w: w, open: make(map[letterKey]*letter), sizes: make(map[string]kept)}
 	l.less = sync.NewCond(&l.mu)
 	return l
 }
@@ -168,6 +180,7 @@ func (l *letters) store(one *letter) bool {
 			return false
 		}
 	}
+	l.bound(msg)
 	for _, stored := range one.stored {
 		stored()
 	}
@@ -178,6 +191,28 @@ func (l *letters) store(one *letter) bool {
 	l.mu.Unlock()
 	return true
 }
+
+// bound keeps one endpoint's letters from pushing out everybody's: the engine bounds a subject's messages, not their bytes.
+func (l *letters) bound(msg *nats.Msg) {
+	if len(l.sizes) > 100_000 {
+		clear(l.sizes)
+	}
+	k := l.sizes[msg.Subject]
+	k.letters++
+	k.bytes += int64(len(msg.Data))
+	if k.bytes > l.w.q.cfg.MaxDeadBytes/deadShare {
+		l.w.log.limited("webhook queue: an endpoint's dead letters take a quarter of the store; the older half of them is deleted", errFullOfLetters)
+		if stream, err := l.w.q.js.Stream(l.w.ctx, deadStream); err == nil {
+			err = stream.Purge(l.w.ctx, jetstream.WithPurgeSubject(msg.Subject), jetstream.WithPurgeKeep(max(1, k.letters/2)))
+			if err == nil {
+				k.letters, k.bytes = max(1, k.letters/2), k.bytes/2
+			}
+		}
+	}
+	l.sizes[msg.Subject] = k
+}
+
+var errFullOfLetters = errors.New("MaxDeadBytes is too small for them")
 
 // room waits until there is room for more letters; wake ends it once ctx has ended.
 func (l *letters) room(ctx context.Context) {

@@ -22,7 +22,8 @@ type Config struct {
 	// have, and then Emit returns webhook.ErrQueueFull. Default 1 GiB.
 	MaxBytes int64
 
-	// MaxDeadBytes bounds the dead letters. When it is reached the oldest go. Default 256 MiB.
+	// MaxDeadBytes bounds the dead letters. When it is reached the oldest go, and of an endpoint that has a quarter of it
+	// the older half. Default 256 MiB.
 	MaxDeadBytes int64
 
 	// MaxDeadAge is how long a dead letter is kept. Default seven days.
@@ -133,7 +134,7 @@ func (q *Queue) openDead(ctx context.Context) error {
 	_, err := q.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name: deadStream, Subjects: []string{"wh.dead.*.*"}, Storage: jetstream.FileStorage, Retention: jetstream.LimitsPolicy,
 		Discard: jetstream.DiscardOld, MaxBytes: q.cfg.MaxDeadBytes, MaxAge: q.cfg.MaxDeadAge, Duplicates: min(2*time.Minute, q.cfg.MaxDeadAge),
-		MaxMsgsPerSubject: max(64, q.cfg.MaxDeadBytes/4/maxLetterBytes), // of full letters a quarter of all
+		MaxMsgsPerSubject: max(1024, q.cfg.MaxDeadBytes/deadShare/4096), // small ones take room too; see letters.bound for others
 	})
 	if err != nil {
 		return fmt.Errorf("queue: stream %s: %w", deadStream, err)
