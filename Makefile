@@ -1,8 +1,9 @@
 # `make ci` is what every change has to pass, cheapest first; each step also runs by its name.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
-NESTED      := internal/h2test webhookprom examples/ssrf examples/otel examples/pusher-server examples/pusher-server/e2e/goreceiver bench
+NESTED      := internal/h2test webhookprom queue queue/embedded examples/ssrf examples/otel examples/pusher-server examples/pusher-server/e2e/goreceiver bench
 FUZZ        := FuzzEventRoundTrip FuzzVerify FuzzFilter FuzzConfigJSON FuzzHeaders FuzzTakeBody
 JSFUZZ      := FuzzAppend FuzzString FuzzFloat
+QUEUEFUZZ   := FuzzGroup FuzzRecord FuzzLetter
 FUZZTIME    := 5s
 
 .PHONY: ci fmt vet staticcheck tidy test race fuzz quickstart benchmarks bench-quick bench e2e
@@ -35,6 +36,7 @@ race:
 fuzz:
 	set -e; for target in $(FUZZ); do go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) .; done
 	set -e; for target in $(JSFUZZ); do go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) ./internal/jsjson; done
+	set -e; cd queue; for target in $(QUEUEFUZZ); do go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) .; done
 
 quickstart:
 	go run ./examples/quickstart

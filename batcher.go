@@ -29,7 +29,7 @@ type endpoint struct {
 	account *account
 	key     endpointKey
 	header  http.Header            // the app's own headers; never written to
-	known   atomic.Pointer[string] // see id
+	known   atomic.Pointer[string] // see keptID
 
 	mu          sync.Mutex
 	configured  bool   // a webhook leads here
@@ -109,22 +109,27 @@ type batch struct {
 	buf      []byte // see body.go
 	events   int
 	opened   time.Time // when its first event was accepted
-	created  time.Time // when that happened, if it says
 	last     time.Time // when its last event happened, or was accepted, or a little later
-	undated  bool      // not all of its events say when they happened
 	memory   int64     // what it was charged
 	delivery *Delivery // once it has left, or from the start if it was stored
 	flush    *flush    // that waits for it
-	tickets  []*Ticket // of its events, one for each or none at all; some may be nil
-	sends    int       // so far
+	origin   *origin   // what its events have brought along; nil: nothing
 	parent   *batch    // of a part
 	division *division // of a batch that is sent in parts
 	aside    *aside    // of an event that was refused
 
-	arrived   bool // accepted
-	lost      bool // given up: it is the caller's
-	abandoned bool // Close has handed it back meanwhile
-	purged    bool // Purge wants it given up unless it arrives
+	sends     int32 // so far
+	arrived   bool  // accepted
+	lost      bool  // given up: it is the caller's
+	abandoned bool  // Close has handed it back meanwhile
+	purged    bool  // Purge wants it given up unless it arrives
+}
+
+// An origin is what events of a batch have brought along, for those that did.
+type origin struct {
+	tickets []*Ticket // one for each event or none at all; some may be nil
+	created time.Time // when the first event happened, if it says
+	undated bool      // not all say
 }
 
 // An entry is an event on its way into a batch.
@@ -321,29 +326,43 @@ func (l *lane) append(event *entry, force bool) error {
 
 // add writes an event for which there is room.
 func (b *batch) add(event *entry) {
-	b.addTicket(event.ticket)
-	switch {
-	case event.at.IsZero():
-		b.undated = true
-	case event.at.After(b.last):
-		b.last = event.at
+	if b.origin != nil || event.ticket != nil || !event.at.IsZero() {
+		b.note(event)
 	}
-	if b.events == 0 {
-		b.created = event.at
-	} else {
+	if b.events > 0 {
 		b.buf = append(b.buf, ',')
 	}
 	b.buf = append(b.buf, event.json...)
 	b.events++
 }
 
+// note notes what an event that is about to be added brings along.
+func (b *batch) note(event *entry) {
+	if b.origin == nil {
+		b.origin = &origin{undated: b.events > 0}
+	}
+	b.addTicket(event.ticket)
+	switch {
+	case event.at.IsZero():
+		b.origin.undated = true
+	case event.at.After(b.last):
+		b.last = event.at
+	}
+	if b.events == 0 {
+		b.origin.created = event.at
+	}
+}
+
 // createdAt is when the batch's first event happened.
 func (b *batch) createdAt() time.Time {
-	if b.created.IsZero() {
+	if b.origin == nil || b.origin.created.IsZero() {
 		return b.opened
 	}
-	return b.created
+	return b.origin.created
 }
+
+// dated reports whether all events of the batch say when they happened. Then b.last is the latest of these.
+func (b *batch) dated() bool { return b.origin != nil && !b.origin.undated }
 
 // fresh returns an empty batch, if there is one with a buffer.
 func (l *lane) fresh() *batch {
@@ -418,7 +437,7 @@ func (l *lane) close() {
 	l.open = nil
 	b.buf = append(b.buf, bodyEnd...)
 	switch {
-	case !b.undated: // last is the latest of its events'
+	case b.dated():
 	case b.events == 1:
 		b.last = b.opened
 	default:
@@ -554,7 +573,7 @@ func (l *lane) finish(b *batch, returned bool) (again bool) {
 // What it returns tells the flushes, when endpoint.mu is not held any more.
 func (l *lane) done(b *batch) (tell func()) {
 	e := l.endpoint
-	ended, tickets := [2]*flush{e.told(b)}, b.tickets
+	ended, tickets := [2]*flush{e.told(b)}, b.tickets()
 	if parent := b.parent; parent != nil && parent.events == 0 {
 		ended[1] = e.told(parent)
 		e.release(parent.memory)
@@ -579,7 +598,7 @@ func (l *lane) keep(b *batch) {
 	}
 	d := b.delivery
 	d.ID, d.Body, d.by = "", nil, nil
-	tickets := int64(ticketBytes * len(b.tickets))
+	tickets := int64(ticketBytes * len(b.tickets()))
 	e.release(tickets)
 	*b = batch{buf: b.buf[:0], memory: b.memory - tickets, delivery: d}
 	l.spares = append(l.spares, b)

@@ -165,7 +165,7 @@ func (e *endpoint) endLoss(l loss) {
 	f := e.told(l.batch)
 	e.mu.Unlock()
 	if !l.kept { // else whoever has the event emits it again
-		e.endTickets(l.batch.tickets)
+		e.endTickets(l.batch.tickets())
 	}
 	f.ended()
 	if e.shared.cfg.Hooks.GivenUp != nil {

@@ -759,7 +759,7 @@ func (l *lane) loseRest(b *batch, err error) []loss {
 	at := b.division.at + len(part.buf) - envelopeBytes + 1
 	rest := e.cut(b, at, len(b.buf)-len(bodyEnd), part.events, left)
 	rest.inherits(b)
-	b.tickets = b.ticketsOf(0, part.events)
+	b.origin = b.originOf(0, part.events)
 	b.events, b.buf = part.events, append(b.buf[:at-1], bodyEnd...)
 	return e.lost(err, rest)
 }
@@ -899,8 +899,7 @@ func (e *endpoint) divisible(b *batch) bool {
 // already, so there is memory for them.
 func (e *endpoint) cut(b *batch, from, to, i, events int) *batch {
 	size := headBytes + to - from + len(bodyEnd)
-	part := &batch{buf: make([]byte, headBytes, size), events: events, opened: b.opened, created: b.created, last: b.last}
-	part.tickets = b.ticketsOf(i, events)
+	part := &batch{buf: make([]byte, headBytes, size), events: events, opened: b.opened, last: b.last, origin: b.originOf(i, events)}
 	part.buf = append(append(part.buf, b.buf[from:to]...), bodyEnd...)
 	part.memory = int64(size + e.batchBytes())
 	e.chargeAnyway(part.memory)
@@ -913,9 +912,7 @@ func (l *lane) advance(part *batch) (done bool) {
 	d := parent.division
 	d.at += len(part.buf) - envelopeBytes + 1
 	d.part = nil
-	if parent.tickets != nil {
-		parent.tickets = parent.tickets[part.events:]
-	}
+	parent.origin = parent.originOf(part.events, parent.events-part.events)
 	if parent.events -= part.events; parent.events == 0 {
 		l.remove(parent)
 	}

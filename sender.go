@@ -233,7 +233,7 @@ func (l *lane) attempt(b *batch) {
 		}
 		l.settle(b, &a, took)
 	}()
-	a.N = b.sends
+	a.N = int(b.sends)
 	a.Err = e.shared.cfg.Sender.Send(l.ctx, b.delivery)
 }
 

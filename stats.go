@@ -158,11 +158,13 @@ func (e *endpoint) status() EndpointStatus {
 	return s
 }
 
-// id is the key's, kept from the first call on: tickets ask for each event.
-func (e *endpoint) id() string {
+func (e *endpoint) id() string { return e.key.id() }
+
+// keptID is id, kept from the first call on: tickets ask for each event.
+func (e *endpoint) keptID() string {
 	known := e.known.Load()
 	if known == nil {
-		known = new(e.key.id())
+		known = new(e.id())
 		e.known.Store(known)
 	}
 	return *known

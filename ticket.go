@@ -65,7 +65,7 @@ func (t *Ticket) queue(e *endpoint) bool {
 	if t == nil {
 		return true
 	}
-	if !t.Follower.Queue(t, e.id()) {
+	if !t.Follower.Queue(t, e.keptID()) {
 		return false
 	}
 	t.left.Add(1)
@@ -92,7 +92,7 @@ func (e *endpoint) endTickets(tickets []*Ticket) {
 	if len(tickets) == 0 {
 		return
 	}
-	id := e.id()
+	id := e.keptID()
 	for _, t := range tickets {
 		if t != nil {
 			t.Follower.Ended(t, id)
@@ -101,23 +101,35 @@ func (e *endpoint) endTickets(tickets []*Ticket) {
 	}
 }
 
-// addTicket notes the ticket of the event that follows; t may be nil. A batch has no tickets, or as many as events.
+// addTicket notes the ticket of the event that follows; t may be nil.
 func (b *batch) addTicket(t *Ticket) {
-	if t == nil && b.tickets == nil {
+	o := b.origin
+	if t == nil && o.tickets == nil {
 		return
 	}
-	for len(b.tickets) < b.events {
-		b.tickets = append(b.tickets, nil)
+	for len(o.tickets) < b.events {
+		o.tickets = append(o.tickets, nil)
 	}
-	b.tickets = append(b.tickets, t)
+	o.tickets = append(o.tickets, t)
 }
 
-// ticketsOf are those of n events from the i-th on.
-func (b *batch) ticketsOf(i, n int) []*Ticket {
-	if b.tickets == nil {
+func (b *batch) tickets() []*Ticket {
+	if b.origin == nil {
 		return nil
 	}
-	return b.tickets[i : i+n : i+n]
+	return b.origin.tickets
+}
+
+// originOf is what n events from the i-th on have brought along.
+func (b *batch) originOf(i, n int) *origin {
+	if b.origin == nil {
+		return nil
+	}
+	o := *b.origin
+	if o.tickets != nil {
+		o.tickets = o.tickets[i : i+n : i+n]
+	}
+	return &o
 }
 
 // full reports whether an error of enqueue gives an event with a ticket up, and does not end in EmitTicket's error.

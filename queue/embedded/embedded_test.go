@@ -73,7 +73,11 @@ func open(t *testing.T, dir string, cfg Config) *Local {
 	defer cancel()
 	l, err := Open(ctx, dir, cfg)
 	require.NoError(t, err)
-	t.Cleanup(func() { closeNow(t, l) })
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		_ = l.Close(ctx) // what it returns is the concern of tests that call it themselves
+	})
 	return l
 }
 
@@ -456,3 +460,121 @@ func (l *logged) String() string {
 }
 
 var _ io.Writer = (*logged)(nil)
+
+// Whether an event is accepted or refused as closed is decided once: what was accepted is stored.
+func TestCloseStoresAllThatWasAccepted(t *testing.T) {
+	l := open(t, t.TempDir(), fast(app("app", "http://127.0.0.1:1")))
+	var accepted atomic.Uint64
+	var emitting sync.WaitGroup
+	for range 4 {
+		emitting.Go(func() {
+			for {
+				switch err := l.Emit("app", webhook.ChannelOccupied("c")); {
+				case errors.Is(err, webhook.ErrClosed):
+					return
+				case err == nil:
+					accepted.Add(1)
+				}
+			}
+		})
+	}
+	require.True(t, settles(func() bool { return l.Stats().Emitter.Durable > 1000 }))
+	closeNow(t, l)
+	emitting.Wait()
+	require.Equal(t, accepted.Load(), l.Stats().Emitter.Durable)
+	require.Zero(t, l.Stats().Emitter.Unsynced)
+}
+
+func TestCloseSaysWhatIsNotStored(t *testing.T) {
+	l := open(t, t.TempDir(), fast(app("app", "http://127.0.0.1:1")))
+	l.engine.close() // and nobody starts it again
+	for range 10 {
+		require.NoError(t, l.Emit("app", webhook.ChannelOccupied("c")))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	err := l.Close(ctx)
+	require.ErrorContains(t, err, "closed before 10 events were stored")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+}
+
+func TestAnEndpointThatHadItDoesNotGetItAgain(t *testing.T) {
+	had, down := receiver(t, app("app")), receiver(t, app("app"))
+	down.Answer(503)
+	dir, cfg := t.TempDir(), fast(app("app", had.URL, down.URL))
+	l := open(t, dir, cfg)
+	for i := range 50 {
+		require.NoError(t, l.Emit("app", webhook.SubscriptionCount("c", i)))
+	}
+	_, err := had.Wait(50, 10*time.Second)
+	require.NoError(t, err)
+	closeNow(t, l)
+	down.Answer(200)
+	l = open(t, dir, cfg)
+	drained(t, l)
+	require.Len(t, down.Events(), 50)
+	require.Len(t, had.Events(), 50)
+}
+
+// After a standstill that is longer than RetryFor no event is too old yet.
+func TestAfterALongStandstillEventsAreTriedForRetryForAgain(t *testing.T) {
+	r := receiver(t, app("app"))
+	r.Answer(503)
+	dir, cfg := t.TempDir(), fast(app("app", r.URL))
+	l := open(t, dir, cfg)
+	require.NoError(t, l.EmitDurable(t.Context(), "app", webhook.ChannelOccupied("c")))
+	closeNow(t, l)
+	time.Sleep(1100 * time.Millisecond) // the clock of the engine cannot be moved
+	cfg.RetryFor = time.Second
+	tried := len(r.Requests())
+	l = open(t, dir, cfg)
+	require.True(t, settles(func() bool { return len(r.Requests()) > tried+4 }))
+	r.Answer(200)
+	drained(t, l)
+	require.Len(t, r.Events(), 1)
+	require.Empty(t, letters(t, l, queue.DeadFilter{}))
+}
+
+// BenchmarkDeliver emits and waits until everything is delivered by a Sender that accepts at once: what the queue itself costs.
+func BenchmarkDeliver(b *testing.B) {
+	cfg := fast(app("app", "http://127.0.0.1:1"))
+	cfg.Sender = webhook.SenderFunc(func(context.Context, *webhook.Delivery) error { return nil })
+	e := webhook.ClientEvent("private-channel", "client-event", []byte(`{"some":"data"}`), "1234.5678", "")
+	run := func(b *testing.B, emit func(string, webhook.Event) error, delivered func() uint64) {
+		b.ResetTimer()
+		for range b.N { // and not b.Loop, which stops the clock before what follows
+			for errors.Is(emit("app", e), webhook.ErrQueueFull) {
+				time.Sleep(100 * time.Microsecond)
+			}
+		}
+		for delivered() < uint64(b.N) {
+			time.Sleep(100 * time.Microsecond)
+		}
+		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
+	}
+	b.Run("memory", func(b *testing.B) {
+		d, err := webhook.New(cfg.Config)
+		require.NoError(b, err)
+		defer func() { _ = d.Close(context.Background()) }()
+		run(b, d.Emit, func() uint64 { return d.Stats().Delivered })
+	})
+	b.Run("durable", func(b *testing.B) {
+		l, err := Open(context.Background(), b.TempDir(), cfg)
+		require.NoError(b, err)
+		defer func() { _ = l.Close(context.Background()) }()
+		run(b, l.Emit, func() uint64 { s := l.Stats().Worker; return s.Delivered + s.Dead })
+		b.ReportMetric(float64(l.Stats().Worker.Dead), "dead")
+	})
+}
+
+// BenchmarkEmitDurable stores one event after the other: what a group, a commit and a sync cost.
+func BenchmarkEmitDurable(b *testing.B) {
+	cfg := fast(app("app", "http://127.0.0.1:1"))
+	cfg.Sender = webhook.SenderFunc(func(context.Context, *webhook.Delivery) error { return nil })
+	l, err := Open(context.Background(), b.TempDir(), cfg)
+	require.NoError(b, err)
+	defer func() { _ = l.Close(context.Background()) }()
+	for b.Loop() {
+		require.NoError(b, l.EmitDurable(context.Background(), "app", webhook.CacheMiss("cache-c")))
+	}
+}

@@ -45,7 +45,7 @@ func startEngine(dir string, limit int64, logger *slog.Logger) (*engine, error) 
 
 func (e *engine) start() error {
 	s, err := server.NewServer(&server.Options{
-		ServerName: "webhook", DontListen: true, NoSigs: true, NoLog: true, NoSystemAccount: false,
+		ServerName: "webhook", DontListen: true, NoSigs: true, NoLog: true,
 		JetStream: true, StoreDir: e.dir, SyncAlways: true, JetStreamMaxStore: e.limit, JetStreamMaxMemory: 16 << 20,
 		MaxPayload: 1 << 20, DisableShortFirstPing: true,
 	})
