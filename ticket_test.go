@@ -244,6 +244,16 @@ func TestFlushAndCloseWaitUntilTheGivenUpIsSettled(t *testing.T) {
 				require.Equal(t, "1 done", f.said()[2])
 			})
 		})
+		t.Run(name+" waits also when the app was removed", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d, stored, _ := start(t)
+				d.RemoveApp("app")
+				began := time.Now()
+				time.AfterFunc(3*time.Second, stored.settleAll)
+				require.NoError(t, wait(d, t.Context()))
+				require.Equal(t, 3*time.Second, time.Since(began))
+			})
+		})
 		t.Run(name+" keeps its time", func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d, stored, _ := start(t)
@@ -272,6 +282,30 @@ func TestTicketsOfWhatCloseHandsBackDoNotEnd(t *testing.T) {
 		require.Empty(t, errs)
 		require.ErrorIs(t, d.EmitTicket("app", webhook.ChannelOccupied("c"), &webhook.Ticket{Follower: f}), webhook.ErrClosed)
 	})
+}
+
+// What finds its endpoint full while Close is called is in Close's accounts.
+func TestEmitTicketBesideClose(t *testing.T) {
+	for range 200 {
+		d, err := webhook.New(webhook.Config{Sender: &recorder{answer: func(context.Context, *webhook.Delivery) error { return errors.New("down") }},
+			MaxEventBytes: 512, MaxBatchBytes: 1 << 10, MaxEndpointQueuedBytes: 4 << 10, Apps: []webhook.App{testApp("app", "http://a.test")}})
+		require.NoError(t, err)
+		f := &follower{}
+		var emitting sync.WaitGroup
+		for range 2 {
+			emitting.Go(func() {
+				for d.EmitTicket("app", webhook.ChannelOccupied("c"), &webhook.Ticket{Follower: f}) == nil {
+				}
+			})
+		}
+		time.Sleep(100 * time.Microsecond) // any moment will do
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_ = d.Close(ctx)
+		s := d.Stats()
+		require.Equal(t, s.Queued, s.Delivered+s.Undelivered)
+		emitting.Wait()
+	}
 }
 
 // Whatever happens to batches, each ticket ends once at each endpoint where it was queued, and then is done.

@@ -102,3 +102,22 @@ func TestNoRecordSwallowsAnything(t *testing.T) {
 		}
 	}
 }
+
+// What was held comes after later events, and is its endpoint's first unfinished position all the same.
+func TestALateEventIsTheFirstUnfinished(t *testing.T) {
+	tr := newTracking(record{Stream: "s", Next: 1})
+	tr.queue("e", 5)
+	tr.queue("e", 3)
+	tr.read(9)
+	r, _ := tr.snapshot("o")
+	require.Equal(t, map[string]position{"e": 3}, r.Pend)
+	tr.end("e", 3)
+	r, _ = tr.snapshot("o")
+	require.Equal(t, map[string]position{"e": 5}, r.Pend)
+	tr.end("e", 5)
+	r, _ = tr.snapshot("o")
+	require.Empty(t, r.Pend)
+	require.EqualValues(t, 9, r.floor())
+	_, changed := tr.snapshot("o")
+	require.False(t, changed)
+}

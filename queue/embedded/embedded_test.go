@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pusherhooks/webhook"
@@ -108,8 +109,9 @@ func stored(t *testing.T, l *Local) uint64 {
 func TestWhatWasStoredIsDeliveredAfterTheNextOpen(t *testing.T) {
 	r := receiver(t, app("app"))
 	r.Answer(503)
-	dir := t.TempDir()
-	l := open(t, dir, fast(app("app", r.URL)))
+	dir, cfg := t.TempDir(), fast(app("app", r.URL))
+	cfg.Hooks.Undelivered = func(_ *webhook.Delivery, err error) { t.Error("it is not given up:", err) }
+	l := open(t, dir, cfg)
 	for i := range 100 {
 		require.NoError(t, l.Emit("app", webhook.SubscriptionCount("c", i)))
 	}
@@ -117,7 +119,7 @@ func TestWhatWasStoredIsDeliveredAfterTheNextOpen(t *testing.T) {
 	require.ErrorIs(t, l.Emit("app", webhook.ChannelOccupied("c")), webhook.ErrClosed)
 
 	r.Answer(200)
-	l = open(t, dir, fast(app("app", r.URL)))
+	l = open(t, dir, cfg)
 	events, err := r.Wait(100, 10*time.Second)
 	require.NoError(t, err)
 	for i, e := range events[:100] {
@@ -404,6 +406,23 @@ func TestAnotherStreamUnderTheRecord(t *testing.T) {
 	streams := func(dir string) string { return filepath.Join(dir, "store", "jetstream", "$G", "streams", "WH_EV") }
 	for name, change := range map[string]func(t *testing.T, dir, copied string){
 		"recreated": func(t *testing.T, dir, _ string) { require.NoError(t, os.RemoveAll(streams(dir))) },
+		"recreated, and grown beyond the record": func(t *testing.T, dir, _ string) {
+			require.NoError(t, os.RemoveAll(streams(dir)))
+			e, err := startEngine(dir, 1<<30, slog.New(slog.DiscardHandler))
+			require.NoError(t, err)
+			defer e.close()
+			nc, err := nats.Connect("", nats.InProcessServer(e))
+			require.NoError(t, err)
+			defer nc.Close()
+			q, err := queue.Open(t.Context(), nc, queue.Config{MaxBytes: 64 << 20, MaxDeadBytes: 32 << 20})
+			require.NoError(t, err)
+			emitter, err := q.NewEmitter(queue.EmitterConfig{})
+			require.NoError(t, err)
+			for i := range 100 {
+				require.NoError(t, emitter.EmitDurable(t.Context(), "app", webhook.SubscriptionCount("swallowed", i)))
+			}
+			require.NoError(t, emitter.Close(t.Context()))
+		},
 		"an older copy": func(t *testing.T, dir, copied string) {
 			require.NoError(t, os.RemoveAll(streams(dir)))
 			require.NoError(t, os.CopyFS(streams(dir), os.DirFS(copied)))
@@ -420,9 +439,20 @@ func TestAnotherStreamUnderTheRecord(t *testing.T) {
 				for i := first; i < first+n; i++ {
 					require.NoError(t, l.EmitDurable(t.Context(), "app", webhook.SubscriptionCount("c", i)))
 				}
-				_, err := r.Wait(first+n, 10*time.Second)
-				require.NoError(t, err)
 				drained(t, l)
+				got := map[int]bool{}
+				swallowed := 0
+				for _, e := range r.Events() {
+					if got[e.SubscriptionCount] = true; e.Channel == "swallowed" {
+						swallowed++
+					}
+				}
+				for i := range first + n {
+					require.True(t, got[i], "%d", i)
+				}
+				if first == 60 && name == "recreated, and grown beyond the record" {
+					require.Equal(t, 100, swallowed)
+				}
 				rewound := l.Stats().Worker.Rewound
 				closeNow(t, l)
 				if first == 60 {

@@ -223,3 +223,27 @@ func TestWhatOpenRefuses(t *testing.T) {
 		closeNow(t, open(t, dir, good)) // and it is not locked
 	}
 }
+
+// The endpoint that gave up is not there any more: nobody else gets what was for it, and it is not lost.
+func TestAReplayForAnEndpointThatIsGoneIsADeadLetterAgain(t *testing.T) {
+	r := receiver(t, app("app"))
+	r.Answer(410)
+	l := open(t, t.TempDir(), fast(app("app", r.URL+"/old")))
+	require.NoError(t, l.Emit("app", webhook.ChannelOccupied("c")))
+	require.NoError(t, l.Flush(t.Context()))
+	drained(t, l)
+	first := letters(t, l, queue.DeadFilter{})
+	require.Len(t, first, 1)
+	r.Answer(200)
+	require.NoError(t, l.SetApp(t.Context(), app("app", r.URL+"/new")))
+	n, err := l.Replay(t.Context(), queue.DeadFilter{ID: first[0].ID})
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	drained(t, l)
+	again := letters(t, l, queue.DeadFilter{})
+	require.Len(t, again, 1)
+	require.Equal(t, first[0].Endpoint, again[0].Endpoint)
+	require.Equal(t, first[0].Events, again[0].Events)
+	require.Contains(t, again[0].Reason, "no such endpoint")
+	require.Empty(t, r.Events())
+}
