@@ -115,6 +115,7 @@ func TestWhatWasStoredIsDeliveredAfterTheNextOpen(t *testing.T) {
 	for i := range 100 {
 		require.NoError(t, l.Emit("app", webhook.SubscriptionCount("c", i)))
 	}
+	require.True(t, settles(func() bool { return l.Stats().Worker.Pending == 100 && len(r.Requests()) > 0 }))
 	closeNow(t, l) // with events pending
 	require.ErrorIs(t, l.Emit("app", webhook.ChannelOccupied("c")), webhook.ErrClosed)
 

@@ -247,3 +247,22 @@ func TestAReplayForAnEndpointThatIsGoneIsADeadLetterAgain(t *testing.T) {
 	require.Contains(t, again[0].Reason, "no such endpoint")
 	require.Empty(t, r.Events())
 }
+
+func TestAReplayedEventIsNotHeldAgain(t *testing.T) {
+	r := receiver(t, app("app"))
+	r.Answer(410)
+	dir, cfg := t.TempDir(), fast(app("app", r.URL))
+	cfg.ReconnectGrace = 20 * time.Millisecond
+	l := open(t, dir, cfg)
+	require.NoError(t, l.EmitDurable(t.Context(), "app", webhook.MemberRemoved("presence-c", "u")))
+	drained(t, l)
+	closeNow(t, l)
+	r.Answer(200)
+	cfg.ReconnectGrace = time.Minute
+	l = open(t, dir, cfg)
+	n, err := l.Replay(t.Context(), queue.DeadFilter{})
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	drained(t, l)
+	require.Len(t, r.Events(), 1)
+}
