@@ -134,7 +134,7 @@ func TestASecondProcessIsLockedOut(t *testing.T) {
 	dir := t.TempDir()
 	open(t, dir, fast(app("app", "http://127.0.0.1:1")))
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "EMBEDDED_CHILD="+dir, "EMBEDDED_URL=http://127.0.0.1:1")
+	cmd.Env = append(os.Environ(), "EMBEDDED_CHILD="+dir, "EMBEDDED_URL=http://127.0.0.1:1", "EMBEDDED_DEAD=http://127.0.0.1:2")
 	out, err := cmd.CombinedOutput()
 	require.Error(t, err)
 	require.Contains(t, string(out), ErrLocked.Error())
@@ -143,7 +143,7 @@ func TestASecondProcessIsLockedOut(t *testing.T) {
 // child emits until it is killed, and says what is stored.
 func child(dir string) int {
 	ctx := context.Background()
-	l, err := Open(ctx, dir, fast(app("app", os.Getenv("EMBEDDED_URL"))))
+	l, err := Open(ctx, dir, fast(app("app", os.Getenv("EMBEDDED_URL"), os.Getenv("EMBEDDED_DEAD"))))
 	if err != nil {
 		fmt.Println(err)
 		return 1
@@ -182,24 +182,37 @@ func child(dir string) int {
 }
 
 // A child is killed with -9 again and again. What EmitDurable and Flush said was stored is received, in order for each channel; some
-// of it twice.
+// of it twice. Of an endpoint that is gone, each event waits or is a dead letter.
 func TestKilledNineTimes(t *testing.T) {
 	kills := 9
 	if testing.Short() {
 		kills = 2
 	}
-	r := receiver(t, app("app"))
+	r, dead := receiver(t, app("app")), receiver(t, app("app"))
+	dead.Answer(410) // gives up whatever it is sent
 	dir, acked := t.TempDir(), map[string][]int{}
 	for run := range kills {
-		for channel, n := range killed(t, dir, r.URL, run*1_000_000, time.Duration(150+run*61%200)*time.Millisecond) {
+		for channel, n := range killed(t, dir, r.URL, dead.URL, run*1_000_000, time.Duration(150+run*61%200)*time.Millisecond) {
 			acked[channel] = append(acked[channel], n)
 		}
 		if run%3 == 1 { // retries and a line at the endpoint
 			r.Fail(5, 503)
 		}
 	}
-	l := open(t, dir, fast(app("app", r.URL)))
+	dead.Answer(200)
+	l := open(t, dir, fast(app("app", r.URL, dead.URL)))
 	drained(t, l)
+	lost := map[string]map[int]bool{}
+	for _, e := range dead.Events() {
+		note(lost, e.Channel, e.SubscriptionCount)
+	}
+	inLetters := 0
+	for _, letter := range letters(t, l, queue.DeadFilter{}) {
+		for _, e := range letter.Events {
+			note(lost, e.Channel, e.SubscriptionCount)
+			inLetters++
+		}
+	}
 	got, last, duplicates := map[string]map[int]bool{}, map[string]int{}, 0
 	for _, e := range r.Events() {
 		if got[e.Channel] == nil {
@@ -217,19 +230,27 @@ func TestKilledNineTimes(t *testing.T) {
 		for _, n := range all {
 			for i := n / 1_000_000 * 1_000_000; i <= n; i++ {
 				require.True(t, got[channel][i], "%s %d was stored and is lost", channel, i)
+				require.True(t, lost[channel][i], "%s %d was stored, and the failing endpoint has neither got it nor given it up", channel, i)
 				total++
 			}
 		}
 	}
 	require.Greater(t, total, kills*20)
-	t.Logf("%d kills, %d events acknowledged and received, %d duplicates", kills, total, duplicates)
+	t.Logf("%d kills, %d events acknowledged and received, %d duplicates; %d in dead letters of the other endpoint", kills, total, duplicates, inLetters)
+}
+
+func note(seen map[string]map[int]bool, channel string, n int) {
+	if seen[channel] == nil {
+		seen[channel] = map[int]bool{}
+	}
+	seen[channel][n] = true
 }
 
 // killed runs a child for some time and returns the last number of each channel that it said was stored.
-func killed(t *testing.T, dir, url string, first int, after time.Duration) map[string]int {
+func killed(t *testing.T, dir, url, dead string, first int, after time.Duration) map[string]int {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "EMBEDDED_CHILD="+dir, "EMBEDDED_URL="+url, fmt.Sprint("EMBEDDED_FIRST=", first))
+	cmd.Env = append(os.Environ(), "EMBEDDED_CHILD="+dir, "EMBEDDED_URL="+url, "EMBEDDED_DEAD="+dead, fmt.Sprint("EMBEDDED_FIRST=", first))
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
