@@ -430,20 +430,7 @@ func TestAnotherStreamUnderTheRecord(t *testing.T) {
 		"recreated": func(t *testing.T, dir, _ string) { require.NoError(t, os.RemoveAll(streams(dir))) },
 		"recreated, and grown beyond the record": func(t *testing.T, dir, _ string) {
 			require.NoError(t, os.RemoveAll(streams(dir)))
-			e, err := startEngine(dir, 1<<30, slog.New(slog.DiscardHandler))
-			require.NoError(t, err)
-			defer e.close()
-			nc, err := nats.Connect("", nats.InProcessServer(e))
-			require.NoError(t, err)
-			defer nc.Close()
-			q, err := queue.Open(t.Context(), nc, queue.Config{MaxBytes: 64 << 20, MaxDeadBytes: 32 << 20})
-			require.NoError(t, err)
-			emitter, err := q.NewEmitter(queue.EmitterConfig{})
-			require.NoError(t, err)
-			for i := range 100 {
-				require.NoError(t, emitter.EmitDurable(t.Context(), "app", webhook.SubscriptionCount("swallowed", i)))
-			}
-			require.NoError(t, emitter.Close(t.Context()))
+			swallow(t, dir)
 		},
 		"an older copy": func(t *testing.T, dir, copied string) {
 			require.NoError(t, os.RemoveAll(streams(dir)))
@@ -491,6 +478,25 @@ func TestAnotherStreamUnderTheRecord(t *testing.T) {
 			emit(60, 30)
 		})
 	}
+}
+
+// swallow stores a hundred events that no worker sees.
+func swallow(t *testing.T, dir string) {
+	t.Helper()
+	e, err := startEngine(dir, 1<<30, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	defer e.close()
+	nc, err := nats.Connect("", nats.InProcessServer(e))
+	require.NoError(t, err)
+	defer nc.Close()
+	q, err := queue.Open(t.Context(), nc, queue.Config{MaxBytes: 64 << 20, MaxDeadBytes: 32 << 20})
+	require.NoError(t, err)
+	emitter, err := q.NewEmitter(queue.EmitterConfig{})
+	require.NoError(t, err)
+	for i := range 100 {
+		require.NoError(t, emitter.EmitDurable(t.Context(), "app", webhook.SubscriptionCount("swallowed", i)))
+	}
+	require.NoError(t, emitter.Close(t.Context()))
 }
 
 // A logged is what was logged.

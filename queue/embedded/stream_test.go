@@ -3,6 +3,7 @@ package embedded
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -265,4 +266,25 @@ func TestAReplayedEventIsNotHeldAgain(t *testing.T) {
 	require.Equal(t, 1, n)
 	drained(t, l)
 	require.Len(t, r.Events(), 1)
+}
+
+// Two workers on one queue are a mistake in this version: the one that was there first notices and stops.
+func TestAWorkerWhosePartitionIsTakenStops(t *testing.T) {
+	r := receiver(t, app("app"))
+	cfg := fast(app("app", r.URL))
+	l := open(t, t.TempDir(), cfg)
+	require.NoError(t, l.EmitDurable(t.Context(), "app", webhook.SubscriptionCount("c", 0)))
+	drained(t, l)
+	second, err := l.queue.NewWorker(t.Context(), queue.WorkerConfig{Config: cfg.Config})
+	require.NoError(t, err)
+	i := 1
+	require.True(t, settles(func() bool {
+		require.NoError(t, l.EmitDurable(t.Context(), "app", webhook.SubscriptionCount("c", i)))
+		i++
+		return l.Stats().Worker.Err != nil || second.Stats().Err != nil
+	}))
+	stopped := []error{l.Stats().Worker.Err, second.Stats().Err}
+	require.ErrorContains(t, errors.Join(stopped...), "another worker has this partition")
+	require.True(t, stopped[0] == nil || stopped[1] == nil, "one goes on")
+	require.NoError(t, second.Close(t.Context()))
 }
