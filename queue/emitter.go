@@ -27,6 +27,9 @@ type EmitterConfig struct {
 	// MaxEventBytes is the largest event, its app's id included; at most 256 KiB, which is the default.
 	MaxEventBytes int
 
+	// Known reports whether there is an app of this id; if not that is webhook.ErrUnknownApp. Nil: there is.
+	Known func(app string) bool
+
 	// Wants reports whether anybody asks for an event; what nobody asks for is not stored. Nil: everything is.
 	Wants func(app string, t webhook.EventType, channel string) bool
 
@@ -131,7 +134,8 @@ func (e *Emitter) Wants(app string, t webhook.EventType, channel string) bool {
 
 // Emit takes an event into memory, from where it is stored within milliseconds. It never blocks and does no I/O. Nil means
 // accepted, not stored: what is not stored yet is lost if the process is killed. Its errors match, under errors.Is,
-// webhook.ErrInvalidEvent, webhook.ErrQueueFull while the engine does not keep up or is full, and webhook.ErrClosed.
+// webhook.ErrUnknownApp, webhook.ErrInvalidEvent, webhook.ErrClosed, and webhook.ErrQueueFull while the engine does not keep up
+// or is full: that an endpoint is full is no error, but makes a dead letter.
 func (e *Emitter) Emit(app string, ev webhook.Event) error {
 	_, err := e.emit(app, &ev, false)
 	return err
@@ -189,8 +193,8 @@ func (e *Emitter) check(app string, ev *webhook.Event) error {
 	if err := ev.Validate(); err != nil {
 		return err
 	}
-	if app == "" {
-		return webhook.ErrUnknownApp
+	if app == "" || e.cfg.Known != nil && !e.cfg.Known(app) {
+		return fmt.Errorf("%w %q", webhook.ErrUnknownApp, app)
 	}
 	if n := eventBytes(app, ev); n > e.cfg.MaxEventBytes {
 		return fmt.Errorf("%w: the event has %d bytes, MaxEventBytes is %d", webhook.ErrInvalidEvent, n, e.cfg.MaxEventBytes)

@@ -90,6 +90,7 @@ func (q *Queue) NewWorker(ctx context.Context, cfg WorkerConfig) (*Worker, error
 	if w.d, err = webhook.New(w.hooked()); err != nil {
 		return nil, err
 	}
+	w.cfg.Apps = nil // they hold secrets
 	for i := range q.partitions {
 		r := &reader{w: w, subject: eventSubject(i), key: fmt.Sprintf("p.%d", i), last: make(map[string]time.Time)}
 		if err := r.locate(ctx); err != nil {
@@ -104,6 +105,9 @@ func (q *Queue) NewWorker(ctx context.Context, cfg WorkerConfig) (*Worker, error
 	}
 	return w, nil
 }
+
+// Format implements fmt.Formatter, for every verb: a Worker holds secrets, and prints none.
+func (w *Worker) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "queue.Worker%+v", w.Stats()) }
 
 // hooked returns the Dispatcher's config.
 func (w *Worker) hooked() webhook.Config {

@@ -21,7 +21,8 @@ import (
 // Config is the Dispatcher's, and the engine's.
 //
 // With Apps these are the apps, and what SetApp has stored earlier is forgotten; their secrets are not stored. Without, the
-// apps are those that SetApp has stored. Hooks.GivenUp must be nil: what is given up becomes a dead letter. Hooks.Rejected is not called by Local's Emit.
+// apps are those that SetApp has stored. Hooks.GivenUp must be nil: what is given up becomes a dead letter. Hooks.Rejected
+// is not called; Stats().Emitter.Refused counts.
 type Config struct {
 	webhook.Config
 	Engine EngineConfig
@@ -55,7 +56,9 @@ type Stats struct {
 
 // Local is a durable Dispatcher. Its methods may be called by any number of goroutines.
 type Local struct {
-	*queue.Emitter // Emit, EmitDurable, Wants, Flush
+	// Emit takes an event into memory, from where it is stored within milliseconds; EmitDurable returns when the event is
+	// stored, synced to the disk; Flush when all that was accepted before is.
+	*queue.Emitter
 
 	lock    *os.File
 	engine  *engine
@@ -152,7 +155,9 @@ func (l *Local) open(ctx context.Context, cfg Config, logger *slog.Logger) (err 
 	if l.worker, err = l.queue.NewWorker(ctx, queue.WorkerConfig{Config: cfg.Config}); err != nil {
 		return err
 	}
-	l.Emitter, err = l.queue.NewEmitter(queue.EmitterConfig{MaxBufferedBytes: cfg.Engine.MaxBufferedBytes, Wants: l.worker.Dispatcher().Wants, Logger: logger})
+	l.Emitter, err = l.queue.NewEmitter(queue.EmitterConfig{
+		MaxBufferedBytes: cfg.Engine.MaxBufferedBytes, Known: l.knows, Wants: l.worker.Dispatcher().Wants, Logger: logger,
+	})
 	return err
 }
 
@@ -172,29 +177,12 @@ func (l *Local) release() {
 	_ = l.lock.Close() // which unlocks
 }
 
-// Emit takes an event into memory and returns; it is stored within milliseconds, and delivered from there. It never blocks and does no
-// I/O. Nil means accepted: what is not stored yet is lost if the process is killed. Its errors are those of webhook.Dispatcher's Emit;
-// ErrQueueFull means that the store does not keep up or is full, not that an endpoint is: that becomes a dead letter.
-func (l *Local) Emit(app string, e webhook.Event) error {
-	if err := l.check(app); err != nil {
-		return err
-	}
-	return l.Emitter.Emit(app, e)
-}
+// Format implements fmt.Formatter, for every verb: a Local holds secrets, and prints none.
+func (l *Local) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "embedded.Local%+v", l.Stats()) }
 
-// EmitDurable is Emit, and returns when the event is stored: synced to the disk. When ctx ends before, it may still be.
-func (l *Local) EmitDurable(ctx context.Context, app string, e webhook.Event) error {
-	if err := l.check(app); err != nil {
-		return err
-	}
-	return l.Emitter.EmitDurable(ctx, app, e)
-}
-
-func (l *Local) check(app string) error {
-	if _, known := l.known.Load(app); !known {
-		return fmt.Errorf("%w %q", webhook.ErrUnknownApp, app)
-	}
-	return nil
+func (l *Local) knows(app string) bool {
+	_, known := l.known.Load(app)
+	return known
 }
 
 // SetApp adds an app, or replaces the one with the same id, and stores it with its secret.

@@ -576,14 +576,15 @@ func TestAnEndpointThatHadItDoesNotGetItAgain(t *testing.T) {
 
 // After a standstill that is longer than RetryFor no event is too old yet.
 func TestAfterALongStandstillEventsAreTriedForRetryForAgain(t *testing.T) {
+	t.Parallel()
 	r := receiver(t, app("app"))
 	r.Answer(503)
 	dir, cfg := t.TempDir(), fast(app("app", r.URL))
 	l := open(t, dir, cfg)
 	require.NoError(t, l.EmitDurable(t.Context(), "app", webhook.ChannelOccupied("c")))
 	closeNow(t, l)
-	time.Sleep(1100 * time.Millisecond) // the clock of the engine cannot be moved
-	cfg.RetryFor = time.Second
+	time.Sleep(4100 * time.Millisecond) // the clock of the engine cannot be moved
+	cfg.RetryFor = 4 * time.Second
 	tried := len(r.Requests())
 	l = open(t, dir, cfg)
 	require.True(t, settles(func() bool { return len(r.Requests()) > tried+4 }))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -44,6 +45,9 @@ func startEngine(dir string, limit int64, logger *slog.Logger) (*engine, error) 
 }
 
 func (e *engine) start() error {
+	if err := os.MkdirAll(e.dir, 0o700); err != nil { // secrets of apps that SetApp stores
+		return err
+	}
 	s, err := server.NewServer(&server.Options{
 		ServerName: "webhook", DontListen: true, NoSigs: true, NoLog: true,
 		JetStream: true, StoreDir: e.dir, SyncAlways: true, JetStreamMaxStore: e.limit, JetStreamMaxMemory: 16 << 20,

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -287,4 +289,22 @@ func TestAWorkerWhosePartitionIsTakenStops(t *testing.T) {
 	require.ErrorContains(t, errors.Join(stopped...), "another worker has this partition")
 	require.True(t, stopped[0] == nil || stopped[1] == nil, "one goes on")
 	require.NoError(t, second.Close(t.Context()))
+}
+
+func TestNothingPrintsASecret(t *testing.T) {
+	var log logged
+	cfg := fast(app("app", "http://u:app-secret@127.0.0.1:1/?q=app-secret"))
+	cfg.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	dir := t.TempDir()
+	l := open(t, dir, cfg)
+	require.NoError(t, l.SetApp(t.Context(), app("app", "http://u:app-secret@127.0.0.1:1/?q=app-secret")))
+	require.NoError(t, l.EmitDurable(t.Context(), "app", webhook.ChannelOccupied("c")))
+	require.NotContains(t, fmt.Sprintf("%+v %#v %v %+v", l, l, l.worker, l.queue), "app-secret")
+	require.ErrorIs(t, l.Emit("none", webhook.ChannelOccupied("c")), webhook.ErrUnknownApp)
+	require.EqualValues(t, 1, l.Stats().Emitter.Refused)
+	closeNow(t, l)
+	require.NotContains(t, log.String(), "app-secret")
+	about, err := os.Stat(filepath.Join(dir, "store"))
+	require.NoError(t, err)
+	require.Equal(t, fs.FileMode(0o700), about.Mode().Perm())
 }
