@@ -64,7 +64,10 @@ func TestABufferIsShared(t *testing.T) {
 	require.EqualValues(t, accepted-1+100, s.Accepted)
 	require.EqualValues(t, 1, s.Refused)
 	for p := e.parts[0]; len(p.waiting) > 0; {
-		p.ended(p.next())
+		g := p.next()
+		require.LessOrEqual(t, g.events, maxGroupEvents, "positions count no further")
+		require.LessOrEqual(t, len(g.buf), maxGroupBytes)
+		p.ended(g)
 	}
 	s = e.Stats()
 	require.Zero(t, s.UnsyncedBytes)
