@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -129,7 +130,16 @@ func (w *Worker) givenUp(d *webhook.Delivery, reason error, settle func()) {
 	if err != nil { // the Dispatcher made it
 		panic(err)
 	}
-	w.letters.add(note{App: d.AppID, Endpoint: d.EndpointID(), URL: schemeAndHost(d.URL), Reason: reason.Error()}, events, settle)
+	w.letters.add(note{App: d.AppID, Endpoint: d.EndpointID(), URL: schemeAndHost(d.URL), Reason: bounded(reason.Error())}, events, settle)
+}
+
+// bounded is a text that may come from an endpoint or a Sender, as it is stored.
+func bounded(text string) string {
+	const most = 300
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "…"
 }
 
 // stop is for an error that the worker cannot go on with.

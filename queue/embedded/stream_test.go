@@ -50,6 +50,20 @@ func letters(t *testing.T, l *Local, f queue.DeadFilter) (all []queue.DeadLetter
 	return all
 }
 
+// A Sender's error may be long, and is stored with each letter.
+func TestALettersReasonIsBounded(t *testing.T) {
+	cfg := fast(app("app", "http://127.0.0.1:1"))
+	cfg.Sender = webhook.SenderFunc(func(context.Context, *webhook.Delivery) error {
+		return fmt.Errorf("%s: %w", strings.Repeat("ü", 10_000), webhook.ErrFinal)
+	})
+	l := open(t, t.TempDir(), cfg)
+	require.NoError(t, l.EmitDurable(t.Context(), "app", webhook.ChannelOccupied("c")))
+	drained(t, l)
+	all := letters(t, l, queue.DeadFilter{})
+	require.Len(t, all, 1)
+	require.Less(t, len(all[0].Reason), 310)
+}
+
 func TestPoisonBecomesADeadLetterAndWhatIsBehindItIsDelivered(t *testing.T) {
 	r := receiver(t, app("app"))
 	l := open(t, t.TempDir(), fast(app("app", r.URL)))
