@@ -1,9 +1,10 @@
 # `make ci` is what every change has to pass, cheapest first; each step also runs by its name.
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
-NESTED      := internal/h2test webhookprom channels/porcupine examples/ssrf examples/otel examples/pusher-server examples/pusher-server/e2e/goreceiver bench
+NESTED      := internal/h2test webhookprom channels/porcupine queue queue/embedded examples/ssrf examples/otel examples/pusher-server examples/pusher-server/e2e/goreceiver bench
 FUZZ        := FuzzEventRoundTrip FuzzVerify FuzzFilter FuzzConfigJSON FuzzHeaders FuzzTakeBody
 JSFUZZ      := FuzzAppend FuzzString FuzzFloat
+QUEUEFUZZ   := FuzzGroup FuzzRecord FuzzLetter
 FUZZTIME    := 5s
 
 .PHONY: ci fmt vet staticcheck tidy test race fuzz quickstart benchmarks bench-quick bench soak-quick soak e2e vuln
@@ -37,6 +38,7 @@ fuzz:
 	set -e; for target in $(FUZZ); do go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) .; done
 	set -e; for target in $(JSFUZZ); do go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) ./internal/jsjson; done
 	go test -run '^$$' -fuzz '^FuzzScan$$' -fuzztime $(FUZZTIME) ./webhookspool
+	set -e; cd queue; for target in $(QUEUEFUZZ); do go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) .; done
 
 quickstart:
 	go run ./examples/quickstart

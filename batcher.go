@@ -28,7 +28,8 @@ type endpoint struct {
 	shared  *shared
 	account *account
 	key     endpointKey
-	header  http.Header // the app's own headers; never written to
+	header  http.Header            // the app's own headers; never written to
+	known   atomic.Pointer[string] // see keptID
 
 	prev, next *endpoint // of the app's in the table, guarded by account.mu
 
@@ -64,6 +65,8 @@ type shared struct {
 	bytes                            atomic.Int64 // memory of all that is pending
 	active                           atomic.Int64 // endpoints with something pending
 	delivered, undelivered, requests atomic.Uint64
+
+	unsettled atomic.Int64 // losses that Hooks.GivenUp has not settled; 0 without that hook
 
 	settling count   // batches between a queue and the wire, or between a queue and Close's result
 	closing  closing // see close.go
@@ -108,19 +111,34 @@ type batch struct {
 	buf      []byte // see body.go
 	events   int
 	opened   time.Time // when its first event was accepted
-	last     time.Time // when its last event was accepted, or a little later
+	last     time.Time // when its last event happened, or was accepted, or a little later
 	memory   int64     // what it was charged
 	delivery *Delivery // once it has left, or from the start if it was stored
 	flush    *flush    // that waits for it
-	sends    int       // so far
+	origin   *origin   // what its events have brought along; nil: nothing
 	parent   *batch    // of a part
 	division *division // of a batch that is sent in parts
 	aside    *aside    // of an event that was refused
 
-	arrived   bool // accepted
-	lost      bool // given up: it is the caller's
-	abandoned bool // Close has handed it back meanwhile
-	purged    bool // Purge wants it given up unless it arrives
+	sends     int32 // so far
+	arrived   bool  // accepted
+	lost      bool  // given up: it is the caller's
+	abandoned bool  // Close has handed it back meanwhile
+	purged    bool  // Purge wants it given up unless it arrives
+}
+
+// An origin is what events of a batch have brought along, for those that did.
+type origin struct {
+	tickets []*Ticket // one for each event or none at all; some may be nil
+	created time.Time // when the first event happened, if it says
+	undated bool      // not all say
+}
+
+// An entry is an event on its way into a batch.
+type entry struct {
+	json   []byte
+	at     time.Time // when it happened; zero: now
+	ticket *Ticket   // may be nil
 }
 
 const (
@@ -157,7 +175,7 @@ func (s *shared) asideLane() int { return s.cfg.MaxInFlight + 1 }
 // append puts an event at the end of a lane. Whether it is accepted or refused as closed is decided under the lock
 // that Close takes as well, so nothing is accepted that Close does not see. With force it is accepted even above the
 // limits.
-func (e *endpoint) append(event []byte, lane int, force bool) error {
+func (e *endpoint) append(event *entry, lane int, force bool) error {
 	e.mu.Lock()
 	l, err := e.enter(lane)
 	if err == nil {
@@ -285,8 +303,8 @@ func (e *endpoint) maxBytes() int {
 }
 
 // append puts an event into the open batch and closes the batch when that makes it full.
-func (l *lane) append(event []byte, force bool) error {
-	if l.open != nil && len(l.open.buf)+1+len(event)+len(bodyEnd) > l.endpoint.maxBytes() {
+func (l *lane) append(event *entry, force bool) error {
+	if l.open != nil && len(l.open.buf)+1+len(event.json)+len(bodyEnd) > l.endpoint.maxBytes() {
 		l.close()
 		l.due()
 	}
@@ -294,7 +312,7 @@ func (l *lane) append(event []byte, force bool) error {
 	if b == nil {
 		b = l.fresh()
 	}
-	if err := l.reserve(b, len(event), force); err != nil {
+	if err := l.reserve(b, event, force); err != nil {
 		if l.open == nil && b.memory > 0 {
 			l.spares = append(l.spares, b)
 		}
@@ -303,16 +321,53 @@ func (l *lane) append(event []byte, force bool) error {
 	if l.open == nil {
 		l.begin(b)
 	}
-	if b.events > 0 {
-		b.buf = append(b.buf, ',')
-	}
-	b.buf = append(b.buf, event...)
-	if b.events++; b.events == l.endpoint.shared.cfg.MaxBatchEvents {
+	b.add(event)
+	if b.events == l.endpoint.shared.cfg.MaxBatchEvents {
 		l.close()
 		l.due()
 	}
 	return nil
 }
+
+// add writes an event for which there is room.
+func (b *batch) add(event *entry) {
+	if b.origin != nil || event.ticket != nil || !event.at.IsZero() {
+		b.note(event)
+	}
+	if b.events > 0 {
+		b.buf = append(b.buf, ',')
+	}
+	b.buf = append(b.buf, event.json...)
+	b.events++
+}
+
+// note notes what an event that is about to be added brings along.
+func (b *batch) note(event *entry) {
+	if b.origin == nil {
+		b.origin = &origin{undated: b.events > 0}
+	}
+	b.addTicket(event.ticket)
+	switch {
+	case event.at.IsZero():
+		b.origin.undated = true
+	case event.at.After(b.last):
+		b.last = event.at
+	}
+	if b.events == 0 {
+		b.origin.created = event.at
+	}
+}
+
+// createdAt is when the batch's first event happened.
+func (b *batch) createdAt() time.Time {
+	if b.origin == nil || b.origin.created.IsZero() {
+		return b.opened
+	}
+	return b.origin.created
+}
+
+// dated reports whether all events of the batch say when they happened. Then b.last is the latest of these.
+func (b *batch) dated() bool { return b.origin != nil && !b.origin.undated }
 
 // fresh returns an empty batch, if there is one with a buffer.
 func (l *lane) fresh() *batch {
@@ -336,22 +391,26 @@ func (l *lane) begin(b *batch) {
 	}
 }
 
-// reserve makes room in b for an event of n bytes and all that surrounds it. Memory is charged as it is
+// reserve makes room in b for an event and all that surrounds it. Memory is charged as it is
 // allocated, a few times a batch, so that the limits bound the heap itself. Near a limit a batch grows by all
 // that is left, not event by event.
-func (l *lane) reserve(b *batch, n int, force bool) error {
+func (l *lane) reserve(b *batch, event *entry, force bool) error {
 	size, overhead := cap(b.buf), 0
-	need := max(len(b.buf), headBytes) + 1 + n + len(bodyEnd)
-	if need <= size {
+	if event.ticket != nil {
+		overhead = ticketBytes
+	}
+	need := max(len(b.buf), headBytes) + 1 + len(event.json) + len(bodyEnd)
+	if need <= size && overhead == 0 {
 		b.buf = b.buf[:max(len(b.buf), headBytes)]
 		return nil
 	}
 	if size == 0 {
-		overhead = l.endpoint.batchBytes()
+		overhead += l.endpoint.batchBytes()
 	}
+	need = max(need, size)
 	lane := laneBytes - l.memory
 	want := need
-	if cfg := &l.endpoint.shared.cfg; cfg.MaxBatchEvents > 1 {
+	if cfg := &l.endpoint.shared.cfg; cfg.MaxBatchEvents > 1 && need > size {
 		want = max(need, min(max(2*size, l.hint, minBuffer), cfg.MaxBatchBytes))
 	}
 	granted, err := l.endpoint.charge(int64(need-size+overhead)+lane, int64(want-size+overhead)+lane)
@@ -364,6 +423,10 @@ func (l *lane) reserve(b *batch, n int, force bool) error {
 	l.memory += lane
 	granted -= lane
 	b.memory += granted
+	if need == size { // the ticket alone takes some
+		b.buf = b.buf[:max(len(b.buf), headBytes)]
+		return nil
+	}
 	grown := make([]byte, max(len(b.buf), headBytes), size+int(granted)-overhead)
 	copy(grown, b.buf)
 	b.buf = grown
@@ -378,7 +441,11 @@ func (l *lane) close() {
 	}
 	l.open = nil
 	b.buf = append(b.buf, bodyEnd...)
-	if b.last = b.opened; b.events > 1 {
+	switch {
+	case b.dated():
+	case b.events == 1:
+		b.last = b.opened
+	default:
 		b.last = time.Now() // of one event at least: the clock is too slow to ask it for each
 	}
 	l.hint = len(b.buf) + len(b.buf)/8
@@ -511,13 +578,17 @@ func (l *lane) finish(b *batch, returned bool) (again bool) {
 // What it returns tells the flushes, when endpoint.mu is not held any more.
 func (l *lane) done(b *batch) (tell func()) {
 	e := l.endpoint
-	ended := [2]*flush{e.told(b)}
+	ended, tickets := [2]*flush{e.told(b)}, b.tickets()
 	if parent := b.parent; parent != nil && parent.events == 0 {
 		ended[1] = e.told(parent)
 		e.release(parent.memory)
 	}
 	l.keep(b)
-	return func() { ended[0].ended(); ended[1].ended() }
+	return func() {
+		e.endTickets(tickets)
+		ended[0].ended()
+		ended[1].ended()
+	}
 }
 
 // keep keeps a batch's memory for the next one of the lane, if that is worth it.
@@ -532,7 +603,9 @@ func (l *lane) keep(b *batch) {
 	}
 	d := b.delivery
 	d.ID, d.Body, d.by = "", nil, nil
-	*b = batch{buf: b.buf[:0], memory: b.memory, delivery: d}
+	tickets := int64(ticketBytes * len(b.tickets()))
+	e.release(tickets)
+	*b = batch{buf: b.buf[:0], memory: b.memory - tickets, delivery: d}
 	l.spares = append(l.spares, b)
 }
 

@@ -47,15 +47,30 @@ type closing struct {
 
 // ended is called when an endpoint has nothing pending any more.
 func (s *shared) ended() {
-	if s.active.Add(-1) == 0 && s.closing.shut.Load() {
+	if s.active.Add(-1) == 0 {
+		s.rests()
+	}
+}
+
+// settled is called when Hooks.GivenUp has settled a loss.
+func (s *shared) settled() {
+	if s.unsettled.Add(-1) == 0 {
+		s.rests()
+	}
+}
+
+// rests ends Close's wait if there is nothing to wait for any more. A loss counts as unsettled before its endpoint can
+// have nothing pending.
+func (s *shared) rests() {
+	if s.closing.shut.Load() && s.active.Load() == 0 && s.unsettled.Load() == 0 {
 		s.closing.once.Do(func() { close(s.closing.idle) })
 	}
 }
 
 // keep has Close return a delivery that is given up, if Close was called before.
-func (c *closing) keep(d *Delivery, err error) {
+func (c *closing) keep(d *Delivery, err error) (kept bool) {
 	if !c.begun.Load() {
-		return
+		return false
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -63,6 +78,7 @@ func (c *closing) keep(d *Delivery, err error) {
 	if c.failure == nil {
 		c.failure = err
 	}
+	return true
 }
 
 // A count is a sync.WaitGroup that may be waited for while it is added to.
@@ -150,9 +166,7 @@ func (d *Dispatcher) shut() (first bool) {
 		e.close()
 	}
 	d.closing.shut.Store(true)
-	if d.active.Load() == 0 {
-		d.closing.once.Do(func() { close(d.closing.idle) })
-	}
+	d.rests()
 	return true
 }
 
@@ -214,6 +228,9 @@ func (d *Dispatcher) drain(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.left) == 0 {
+		if n := d.unsettled.Load(); cut != nil && n > 0 {
+			return fmt.Errorf("webhook: closed before Hooks.GivenUp had settled %d deliveries: %w", n, cut)
+		}
 		return nil
 	}
 	if cut == nil {

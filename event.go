@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/pusherhooks/webhook/internal/jsjson"
 )
@@ -108,6 +109,11 @@ type Event struct {
 
 	SubscriptionCount int // subscription_count
 
+	// At is when it happened. What becomes too old, and Delivery.CreatedAt, count from it; timing rules take the time
+	// between two events from it where both have one. Zero, or later than now: when it is emitted. It is no part of a
+	// webhook.
+	At time.Time `json:"-"`
+
 	// Node is the process that saw it, where there are several: see channels.Options. It is no part of a webhook.
 	Node string `json:"-"`
 }
@@ -154,6 +160,20 @@ var ErrInvalidEvent = errors.New("webhook: invalid event")
 
 func invalidEvent(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrInvalidEvent, fmt.Sprintf(format, args...))
+}
+
+// Validate returns ErrInvalidEvent, wrapped with the field and the fault, for an event that no Dispatcher takes: for who
+// takes events now and emits them later. It does not look at sizes, nor at the data of a client_event: what may be
+// there is up to a Config.
+func (e *Event) Validate() error { return e.validate(e.Type.set()) }
+
+// when returns e.At by the monotonic clock, or zero.
+func (e *Event) when() time.Time {
+	if e.At.IsZero() {
+		return e.At
+	}
+	now := time.Now()
+	return now.Add(-max(0, now.Sub(e.At)))
 }
 
 // validate checks what is cheap to check on every event, wanted or not. t is the event's type, as it is in the

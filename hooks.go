@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"sync"
 	"time"
 )
 
@@ -21,6 +22,12 @@ type Hooks struct {
 	// Undelivered is called after d was given up, and for everything that Close hands back. d is complete, it may be
 	// kept, stored and passed to Redeliver.
 	Undelivered func(d *Delivery, err error)
+
+	// GivenUp is called after Undelivered, for what Close does not hand back: for who has to keep d before its events
+	// have ended. They have ended when settle is called, once or more, by any goroutine: until then Flush and Close
+	// wait, within their time, and so do the events' tickets. A hook that panics has settled. d is not changed any more,
+	// and may be kept; where Undelivered is set as well, they share it.
+	GivenUp func(d *Delivery, err error, settle func())
 
 	// Attempt is called after every call of the Sender. d is lent: see Delivery.
 	Attempt func(d *Delivery, a Attempt)
@@ -56,6 +63,17 @@ func (s *shared) hookUndelivered(d *Delivery, err error) {
 		defer recoverHook(s.cfg.Logger, "Hooks.Undelivered")
 		hook(d, err)
 	}
+}
+
+// hookGivenUp reports whether the hook will call settle.
+func (s *shared) hookGivenUp(d *Delivery, err error, settle func()) (will bool) {
+	hook := s.cfg.Hooks.GivenUp
+	if hook == nil {
+		return false
+	}
+	defer recoverHook(s.cfg.Logger, "Hooks.GivenUp")
+	hook(d, err, settle)
+	return true
 }
 
 // observed reports whether anybody looks at attempts.
@@ -103,12 +121,13 @@ func (e *endpoint) settle(gone []loss) {
 		return
 	}
 	var s signer
-	for _, l := range gone {
+	for i := range gone {
+		l := &gone[i]
 		if e.stale(l.batch) {
 			e.prepare(l.batch, &s)
 		}
 		e.shared.undelivered.Add(uint64(l.batch.events))
-		e.shared.closing.keep(l.batch.delivery, l.err)
+		l.kept = e.shared.closing.keep(l.batch.delivery, l.err)
 		e.shared.settling.done()
 	}
 }
@@ -127,14 +146,32 @@ func (e *endpoint) report(gone []loss) {
 }
 
 func (e *endpoint) reportOne(l loss) {
+	settle, will := sync.OnceFunc(func() { e.endLoss(l) }), false
 	defer func() { // also if the hook ends the goroutine
-		e.mu.Lock()
-		f := e.told(l.batch)
-		e.mu.Unlock()
-		f.ended()
+		if !will {
+			settle()
+		}
 	}()
 	e.logUndelivered(l)
 	e.shared.hookUndelivered(l.batch.delivery, l.err)
+	if !l.kept {
+		will = e.shared.hookGivenUp(l.batch.delivery, l.err, settle)
+	}
+}
+
+// endLoss is for a loss that everybody knows of, and that is kept by who wanted to. No lock is held.
+func (e *endpoint) endLoss(l loss) {
+	e.mu.Lock()
+	f := e.told(l.batch)
+	e.mu.Unlock()
+	if !l.kept { // else whoever has the event emits it again
+		e.endTickets(l.batch.tickets())
+	}
+	f.ended()
+	if e.shared.cfg.Hooks.GivenUp != nil {
+		e.shared.settled()
+	}
+	e.shared.retire(e)
 }
 
 // A report is what was told about an endpoint.

@@ -762,6 +762,7 @@ func (l *lane) overdue() (gone []loss) {
 type loss struct {
 	batch *batch
 	err   error
+	kept  bool // by Close, which hands it back
 }
 
 // A goneError says why something is given up. It asks the Sender's error for its text when it is asked itself: not
@@ -793,8 +794,9 @@ func (l *lane) loseRest(b *batch, err error) []loss {
 	left := b.events - part.events
 	e := l.endpoint
 	at := b.division.at + len(part.buf) - envelopeBytes + 1
-	rest := e.cut(b, at, len(b.buf)-len(bodyEnd), left)
+	rest := e.cut(b, at, len(b.buf)-len(bodyEnd), part.events, left)
 	rest.inherits(b)
+	b.origin = b.originOf(0, part.events)
 	b.events, b.buf = part.events, append(b.buf[:at-1], bodyEnd...)
 	return e.lost(err, rest)
 }
@@ -811,10 +813,18 @@ func (e *endpoint) lost(err error, batches ...*batch) (gone []loss) {
 			}
 		}
 		e.tells(b)
-		e.shared.settling.add()
-		gone = append(gone, loss{b, err})
+		e.shared.loses()
+		gone = append(gone, loss{batch: b, err: err})
 	}
 	return gone
+}
+
+// loses has Close wait for a loss: to be settled, and where somebody stores it first, until that is done.
+func (s *shared) loses() {
+	s.settling.add()
+	if s.cfg.Hooks.GivenUp != nil {
+		s.unsettled.Add(1)
+	}
 }
 
 // loseOld gives up what is older than RetryFor.
@@ -916,7 +926,7 @@ func (l *lane) part(b *batch) *batch {
 	d := b.division
 	if d.part == nil {
 		end, events := cutEvents(b.buf, d.at, min(d.size, b.events), e.maxBytes()-envelopeBytes)
-		d.part = e.cut(b, d.at, end, events)
+		d.part = e.cut(b, d.at, end, 0, events)
 		d.part.parent = b
 	}
 	return d.part
@@ -927,10 +937,11 @@ func (e *endpoint) divisible(b *batch) bool {
 	return b.events > 1 && e.account.credentials.Load() != nil
 }
 
-// cut copies events out of a batch. They were accepted already, so there is memory for them.
-func (e *endpoint) cut(b *batch, from, to, events int) *batch {
+// cut copies events out of a batch, of which the first is the i-th of those that are left in it. They were accepted
+// already, so there is memory for them.
+func (e *endpoint) cut(b *batch, from, to, i, events int) *batch {
 	size := headBytes + to - from + len(bodyEnd)
-	part := &batch{buf: make([]byte, headBytes, size), events: events, opened: b.opened, last: b.last}
+	part := &batch{buf: make([]byte, headBytes, size), events: events, opened: b.opened, last: b.last, origin: b.originOf(i, events)}
 	part.buf = append(append(part.buf, b.buf[from:to]...), bodyEnd...)
 	part.memory = int64(size + e.batchBytes())
 	e.chargeAnyway(part.memory)
@@ -943,6 +954,7 @@ func (l *lane) advance(part *batch) (done bool) {
 	d := parent.division
 	d.at += len(part.buf) - envelopeBytes + 1
 	d.part = nil
+	parent.origin = parent.originOf(part.events, parent.events-part.events)
 	if parent.events -= part.events; parent.events == 0 {
 		l.remove(parent)
 	}
@@ -976,15 +988,16 @@ func (e *endpoint) pieces(b *batch) (all []*batch) {
 	if b.division == nil {
 		return []*batch{b}
 	}
-	at, left := b.division.at, b.events
+	at, first, left := b.division.at, 0, b.events
 	if part := b.division.part; part != nil {
 		at += len(part.buf) - envelopeBytes + 1
+		first = part.events
 		left -= part.events
 		part.parent = nil
 		all = append(all, part)
 	}
 	if left > 0 {
-		all = append(all, e.cut(b, at, len(b.buf)-len(bodyEnd), left))
+		all = append(all, e.cut(b, at, len(b.buf)-len(bodyEnd), first, left))
 	}
 	for _, piece := range all {
 		piece.inherits(b)
@@ -1229,13 +1242,13 @@ func (l *lane) single(b *batch, at, n int) *batch {
 		}
 	}
 	end := eventEnd(b.buf, at)
-	event := e.cut(b, at, end, 1)
+	event := e.cut(b, at, end, n, 1)
 	pieces := []*batch{event}
 	if n > 0 {
-		pieces = slices.Insert(pieces, 0, e.cut(b, start, at-1, n))
+		pieces = slices.Insert(pieces, 0, e.cut(b, start, at-1, 0, n))
 	}
 	if rest := b.events - n - 1; rest > 0 {
-		pieces = append(pieces, e.cut(b, end+1, last, rest))
+		pieces = append(pieces, e.cut(b, end+1, last, n+1, rest))
 	}
 	for _, piece := range pieces {
 		piece.inherits(b)

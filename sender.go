@@ -31,10 +31,15 @@ type Delivery struct {
 	Header    http.Header `json:"header"` // complete: the app's own, Content-Type, X-Pusher-*, Webhook-Id
 	Body      []byte      `json:"body"`
 	Events    int         `json:"events"`     // in Body
-	CreatedAt time.Time   `json:"created_at"` // when its first event was accepted; time_ms in Body is when it was stamped
+	CreatedAt time.Time   `json:"created_at"` // Event.At of its first event, or when that was accepted; time_ms in Body is when it was stamped
 
 	stamped time.Time    // time_ms, and when the signature was made; zero if that was elsewhere
 	by      *credentials // who signed it; nil if that was elsewhere
+}
+
+// EndpointID is EndpointStatus.ID of the endpoint that d is for.
+func (d *Delivery) EndpointID() string {
+	return endpointKey{app: d.AppID, url: d.URL, header: canonicalHeader(ownHeader(d.Header.Clone()))}.id()
 }
 
 // Clone returns a copy that shares nothing with d.
@@ -233,7 +238,7 @@ func (l *lane) attempt(b *batch) {
 			a.Err = panicked(e.shared.cfg.Logger, "Sender", v)
 		}
 	}()
-	a.N = b.sends
+	a.N = int(b.sends)
 	a.Err = e.shared.cfg.Sender.Send(l.ctx, b.delivery)
 }
 
@@ -295,7 +300,7 @@ func (e *endpoint) prepare(b *batch, s *signer) {
 		d.stamped, d.by = time.Now(), by
 		d.Body = stamp(b.buf, d.stamped)
 	}
-	d.Events, d.CreatedAt = b.events, b.opened.UTC()
+	d.Events, d.CreatedAt = b.events, b.createdAt().UTC()
 	d.Header[headerKey][0] = by.key
 	d.Header[headerSignature][0] = s.signature(by, d.Body)
 	d.Header[headerID][0] = d.ID

@@ -144,23 +144,35 @@ func (e *endpoint) status() EndpointStatus {
 			s.InFlight++
 		}
 		for _, b := range l.queue {
-			if s.Oldest.IsZero() || b.opened.Before(s.Oldest) {
-				s.Oldest = b.opened
+			if at := b.createdAt(); s.Oldest.IsZero() || at.Before(s.Oldest) {
+				s.Oldest = at
 			}
 			if b.aside == nil {
 				break // those behind are younger
 			}
 		}
-		if l.open != nil && (s.Oldest.IsZero() || l.open.opened.Before(s.Oldest)) {
-			s.Oldest = l.open.opened
+		if l.open != nil && (s.Oldest.IsZero() || l.open.createdAt().Before(s.Oldest)) {
+			s.Oldest = l.open.createdAt()
 		}
 	}
 	return s
 }
 
+func (e *endpoint) id() string { return e.key.id() }
+
+// keptID is id, kept from the first call on: tickets ask for each event.
+func (e *endpoint) keptID() string {
+	known := e.known.Load()
+	if known == nil {
+		known = new(e.id())
+		e.known.Store(known)
+	}
+	return *known
+}
+
 // id is the beginning of a hash, too short to find out by trying what was hashed.
-func (e *endpoint) id() string {
-	hash := sha256.Sum256([]byte(e.key.app + "\x00" + e.key.url + "\x00" + e.key.header))
+func (k endpointKey) id() string {
+	hash := sha256.Sum256([]byte(k.app + "\x00" + k.url + "\x00" + k.header))
 	return hex.EncodeToString(hash[:4])
 }
 

@@ -81,7 +81,9 @@ type state struct {
 
 	held   bool // event waits for the end
 	event  Event
+	ticket *Ticket    // its own, or nil
 	since  time.Time  // when it was emitted
+	at     time.Time  // when what began the state happened, if it says
 	routes *appRoutes // as they were then
 }
 
@@ -118,7 +120,7 @@ func (t *timing) interest(types typeSet) typeSet {
 }
 
 // emit is Dispatcher.emitTo for a valid event of a type in t.types.
-func (t *timing) emit(a *account, routes *appRoutes, kind typeSet, e *Event) error {
+func (t *timing) emit(a *account, routes *appRoutes, kind typeSet, e *Event, ticket *Ticket, lost *losses) error {
 	interest, user := t.interest(kind), ""
 	if interest == membership {
 		user = e.UserID
@@ -132,21 +134,42 @@ func (t *timing) emit(a *account, routes *appRoutes, kind typeSet, e *Event) err
 	}
 	defer encodeBuffers.Put(event)
 	s := t.shard(a.id, e.Channel)
+	key := stateKey{app: a.id, channel: e.Channel, user: user, rule: ruleOf(e.Type)}
+	if lost == nil { // Emit: what it refuses is the caller's, but not what was held
+		lost = &losses{}
+		defer lost.report()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return ErrClosed
 	}
-	key := stateKey{app: a.id, channel: e.Channel, user: user, rule: ruleOf(e.Type)}
+	t.endEarlier(s, key, e, lost)
 	before := s.states[key]
-	if t.holdOrSuppress(s, key, a, routes, e) {
+	if t.holdOrSuppress(s, key, a, routes, e, ticket) {
 		return nil
 	}
-	queued, err := t.d.deliver(routes, kind, e, event)
+	queued, err := t.d.deliver(routes, kind, e, event, ticket, lost)
 	if at := s.states[key]; queued == 0 && err != nil && before == nil && at != nil {
 		t.forget(s, at) // the event that began this was refused: the next one is the first
 	}
 	return err
+}
+
+// endEarlier ends what was over by the events' own time when e happened: after a standstill they come faster than
+// they happened, and no timer knows.
+func (t *timing) endEarlier(s *timingShard, key stateKey, e *Event, lost *losses) {
+	for !e.At.IsZero() {
+		at, known := s.states[key]
+		if !known {
+			return
+		}
+		st, lasts := at.Value.(*state), t.durations[key.rule]
+		if st.at.IsZero() || e.At.Sub(st.at) < lasts {
+			return
+		}
+		t.end(s, at, lost)
+	}
 }
 
 func (t *timing) shard(app, channel string) *timingShard {
@@ -160,7 +183,7 @@ func (t *timing) shard(app, channel string) *timingShard {
 
 // holdOrSuppress applies the event's rule and reports whether the event goes no further: it is held or left out.
 // When there is no memory to remember anything by, the event goes on as if there were no rule.
-func (t *timing) holdOrSuppress(s *timingShard, key stateKey, a *account, routes *appRoutes, e *Event) bool {
+func (t *timing) holdOrSuppress(s *timingShard, key stateKey, a *account, routes *appRoutes, e *Event, ticket *Ticket) bool {
 	at, known := s.states[key]
 	switch e.Type {
 	case TypeChannelVacated, TypeMemberRemoved:
@@ -168,7 +191,11 @@ func (t *timing) holdOrSuppress(s *timingShard, key stateKey, a *account, routes
 			a.count.suppressed.Add(1)
 			return true
 		}
-		return t.remember(s, key, a, routes, e, true)
+		at := t.remember(s, key, a, e)
+		if at != nil {
+			at.hold(routes, e, ticket)
+		}
+		return at != nil
 	case TypeChannelOccupied, TypeMemberAdded:
 		if !known {
 			return false
@@ -181,48 +208,44 @@ func (t *timing) holdOrSuppress(s *timingShard, key stateKey, a *account, routes
 			a.count.suppressed.Add(1)
 			return true
 		}
-		t.remember(s, key, a, routes, e, false)
+		t.remember(s, key, a, e)
 		return false
 	}
-	return t.holdCount(s, key, a, routes, e)
+	return t.holdCount(s, key, a, routes, e, ticket)
 }
 
 // holdCount lets the first count above the threshold through and holds the latest until the interval's end.
-func (t *timing) holdCount(s *timingShard, key stateKey, a *account, routes *appRoutes, e *Event) bool {
+func (t *timing) holdCount(s *timingShard, key stateKey, a *account, routes *appRoutes, e *Event, ticket *Ticket) bool {
 	at, known := s.states[key]
 	above := e.SubscriptionCount > t.threshold
 	if !known {
 		if above {
-			t.remember(s, key, a, routes, e, false)
+			t.remember(s, key, a, e)
 		}
 		return false
 	}
 	st := at.Value.(*state)
 	st.drop() // an older count is of no interest any more
 	if above {
-		st.hold(routes, e)
+		st.hold(routes, e, ticket)
 	}
 	return above
 }
 
-// remember makes a state that ends when its rule's time is over, with e held until then if hold is set. It
-// returns false if the limits leave no memory for it.
-func (t *timing) remember(s *timingShard, key stateKey, a *account, routes *appRoutes, e *Event, hold bool) bool {
+// remember makes a state that ends when its rule's time is over. It returns nil if the limits leave no memory for it.
+func (t *timing) remember(s *timingShard, key stateKey, a *account, e *Event) *state {
 	memory := int64(len(key.app) + len(key.channel) + len(key.user) + stateOverhead)
 	if !t.charge(a, memory) {
-		return false
+		return nil
 	}
 	key.channel, key.user = strings.Clone(key.channel), strings.Clone(key.user) // they may be parts of large messages
-	st := &state{key: key, memory: memory, account: a}
-	if hold {
-		st.hold(routes, e)
-	}
+	st := &state{key: key, memory: memory, account: a, at: e.At}
 	if s.states == nil {
 		s.states = make(map[stateKey]*list.Element)
 	}
 	s.states[key] = t.enqueue(s, st)
 	s.most = max(s.most, len(s.states))
-	return true
+	return st
 }
 
 // enqueue starts st's time.
@@ -259,19 +282,27 @@ func (s *timingShard) shrink() {
 
 // hold makes e the event that waits for the state's end. It copies the type's name too: the caller's may be a part
 // of a message.
-func (st *state) hold(routes *appRoutes, e *Event) {
-	st.event = Event{Type: e.Type.set().name(), Channel: st.key.channel, UserID: st.key.user, SubscriptionCount: e.SubscriptionCount}
-	st.held, st.since, st.routes = true, time.Now(), routes
+func (st *state) hold(routes *appRoutes, e *Event, ticket *Ticket) {
+	st.event = Event{Type: e.Type.set().name(), Channel: st.key.channel, UserID: st.key.user, SubscriptionCount: e.SubscriptionCount, At: e.At}
+	st.held, st.since, st.routes, st.ticket = true, time.Now(), routes, ticket
+	ticket.hold()
 	st.account.count.held.Add(1)
 }
 
 // drop leaves the held event out, if there is one.
 func (st *state) drop() {
 	if st.held {
-		st.held = false
-		st.account.count.held.Add(-1)
 		st.account.count.suppressed.Add(1)
+		st.letGo().release()
 	}
+}
+
+// letGo ends the hold of an event, and returns its ticket.
+func (st *state) letGo() (ticket *Ticket) {
+	ticket = st.ticket
+	st.held, st.ticket = false, nil
+	st.account.count.held.Add(-1)
+	return ticket
 }
 
 // charge takes memory for a state: out of what one endpoint may hold, for all states of an app, and out of
@@ -365,11 +396,12 @@ func (t *timing) end(s *timingShard, at *list.Element, lost *losses) {
 		t.forget(s, at)
 		return
 	}
-	st.held = false
-	st.account.count.held.Add(-1)
-	t.d.deliverHeld(st.routes, &st.event, lost)
+	t.d.deliverHeld(st, lost)
 	if st.key.rule == countRule && !s.closed {
 		s.queues[countRule].Remove(at)
+		if !st.at.IsZero() {
+			st.at = st.at.Add(t.durations[countRule])
+		}
 		s.states[st.key] = t.enqueue(s, st)
 	} else {
 		t.forget(s, at)
@@ -377,13 +409,16 @@ func (t *timing) end(s *timingShard, at *list.Element, lost *losses) {
 }
 
 // close releases everything that is held, in order, and refuses further events. It was accepted and there is no later,
-// so it is queued even above the limits.
+// so it is queued even above the limits. What has a ticket is not released: it will be emitted again.
 func (t *timing) close() {
 	for i := range t.shards {
 		s := &t.shards[i]
 		s.mu.Lock()
 		s.closed = true
 		for _, at := range s.due(time.Time{}) {
+			if st := at.Value.(*state); st.held && st.ticket != nil { // somebody keeps it
+				st.letGo()
+			}
 			t.end(s, at, nil)
 		}
 		if s.timer != nil {
@@ -418,9 +453,7 @@ func (t *timing) purge(appID string) (events int) {
 // purgeOne gives up what a state holds, if it is the app's. One that has ended meanwhile holds nothing.
 func (t *timing) purgeOne(s *timingShard, appID string, at *list.Element, lost *losses) {
 	if st := at.Value.(*state); st.key.app == appID && st.held && s.states[st.key] == at {
-		st.held = false
-		st.account.count.held.Add(-1)
-		t.d.deliverHeld(st.routes, &st.event, lost)
+		t.d.deliverHeld(st, lost)
 		t.forget(s, at)
 	}
 }
@@ -442,7 +475,7 @@ type lossKey struct {
 func (l *losses) enough(states int) bool { return states >= statesAtOnce || l.bytes >= lostAtOnce }
 
 // add copies an event.
-func (l *losses) add(e *endpoint, lane int, event []byte, err error) {
+func (l *losses) add(e *endpoint, lane int, event *entry, err error) {
 	if l.batches == nil {
 		l.batches = make(map[lossKey][]loss)
 	}
@@ -453,16 +486,12 @@ func (l *losses) add(e *endpoint, lane int, event []byte, err error) {
 	}
 	cfg := &e.shared.cfg
 	n := len(all) - 1
-	if n < 0 || len(all[n].batch.buf)+1+len(event)+len(bodyEnd) > cfg.MaxBatchBytes || all[n].batch.events == cfg.MaxBatchEvents {
-		all = append(all, loss{&batch{buf: make([]byte, headBytes), opened: time.Now()}, err})
+	if n < 0 || len(all[n].batch.buf)+1+len(event.json)+len(bodyEnd) > cfg.MaxBatchBytes || all[n].batch.events == cfg.MaxBatchEvents {
+		all = append(all, loss{batch: &batch{buf: make([]byte, headBytes), opened: time.Now()}, err: err})
 		n++
 	}
-	b := all[n].batch
-	if b.events++; b.events > 1 {
-		b.buf = append(b.buf, ',')
-	}
-	b.buf = append(b.buf, event...)
-	l.bytes += len(event)
+	all[n].batch.add(event)
+	l.bytes += len(event.json)
 	l.batches[key] = all
 }
 
@@ -474,7 +503,10 @@ func (l *losses) account() (events int) {
 			one.batch.buf = append(one.batch.buf, bodyEnd...)
 			events += one.batch.events
 			e.account.count.queued.Add(uint64(one.batch.events))
-			e.shared.settling.add()
+			e.shared.loses()
+			e.mu.Lock()
+			e.tells(one.batch)
+			e.mu.Unlock()
 		}
 	}
 	return events
@@ -490,24 +522,26 @@ func (l *losses) report() {
 	}
 }
 
-// deliverHeld queues an event that was held. What finds no room is lost; without a place for losses there is room.
-func (d *Dispatcher) deliverHeld(routes *appRoutes, e *Event, lost *losses) {
+// deliverHeld queues the event that a state holds. What finds no room is lost; without a place for losses there is room.
+func (d *Dispatcher) deliverHeld(st *state, lost *losses) {
+	routes, e, ticket := st.routes, &st.event, st.letGo()
+	defer ticket.release()
 	t := e.Type.set()
 	event, err := e.encoded(t, d.cfg.ClientData, d.cfg.MaxEventBytes)
 	if err != nil { // it was encoded before it was held
 		panic(err)
 	}
 	defer encodeBuffers.Put(event)
-	lane := d.laneOf(e.Channel, *event)
+	lane, one := d.laneOf(e.Channel, *event), entry{json: *event, at: e.when(), ticket: ticket}
 	for i := range routes.routes {
 		r := &routes.routes[i]
 		switch {
-		case !r.wants(t, e.Channel):
+		case !r.wants(t, e.Channel) || !ticket.queue(r.endpoint):
 		case lost != nil && lost.purged:
-			lost.add(r.endpoint, lane, *event, ErrPurged)
+			lost.add(r.endpoint, lane, &one, ErrPurged)
 		default:
-			if err := d.enqueue(r.endpoint, *event, lane, lost == nil); err != nil {
-				lost.add(r.endpoint, lane, *event, err)
+			if err := d.enqueue(r.endpoint, &one, lane, lost == nil); err != nil {
+				lost.add(r.endpoint, lane, &one, err)
 			}
 		}
 	}

@@ -102,20 +102,24 @@ func (d *Dispatcher) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "webhook.Dispa
 //   - ErrClosed: Close has been called.
 func (d *Dispatcher) Emit(appID string, e Event) error {
 	a := d.accounts.load(appID)
-	err := d.emit(a, &e)
-	if err != nil {
-		if err == ErrUnknownApp {
-			err = fmt.Errorf("%w %q", ErrUnknownApp, appID)
-		}
-		d.reject(a, appID, &e, err)
-		return err
+	if err := d.emit(a, &e, nil, nil); err != nil {
+		return d.rejected(a, appID, &e, err)
 	}
 	a.count.emitted.Add(1)
 	return nil
 }
 
-// emit is Emit without its accounts.
-func (d *Dispatcher) emit(a *account, e *Event) error {
+// rejected accounts for an event that is refused and returns the error to return.
+func (d *Dispatcher) rejected(a *account, appID string, e *Event, err error) error {
+	if err == ErrUnknownApp {
+		err = fmt.Errorf("%w %q", ErrUnknownApp, appID)
+	}
+	d.reject(a, appID, e, err)
+	return err
+}
+
+// emit is Emit without its accounts, or with a ticket EmitTicket, which reports what is lost.
+func (d *Dispatcher) emit(a *account, e *Event, ticket *Ticket, lost *losses) error {
 	if d.closed.Load() {
 		return ErrClosed
 	}
@@ -126,29 +130,30 @@ func (d *Dispatcher) emit(a *account, e *Event) error {
 	if routes == nil {
 		return ErrUnknownApp
 	}
-	return d.emitTo(routes, a, e)
+	return d.emitTo(routes, a, e, ticket, lost)
 }
 
 // emitTo emits an event along routes that may have been replaced meanwhile.
-func (d *Dispatcher) emitTo(routes *appRoutes, a *account, e *Event) error {
+func (d *Dispatcher) emitTo(routes *appRoutes, a *account, e *Event, ticket *Ticket, lost *losses) error {
 	t := e.Type.set()
 	if err := e.validate(t); err != nil {
 		return err
 	}
-	if d.timing != nil && d.timing.types&t != 0 {
-		return d.timing.emit(a, routes, t, e)
+	if d.timing != nil && d.timing.types&t != 0 && (ticket == nil || !ticket.Untimed) {
+		return d.timing.emit(a, routes, t, e, ticket, lost)
 	}
 	if routes.types&t == 0 {
 		return nil
 	}
-	_, err := d.deliver(routes, t, e, nil)
+	_, err := d.deliver(routes, t, e, nil, ticket, lost)
 	return err
 }
 
 // deliver queues a valid event of type t for every endpoint that wants it, and returns how many have got it. encoded
-// is the event's JSON if it has been encoded already.
-func (d *Dispatcher) deliver(routes *appRoutes, t typeSet, e *Event, encoded *[]byte) (queued int, err error) {
+// is the event's JSON if it has been encoded already. Of an event with a ticket what finds no room is lost.
+func (d *Dispatcher) deliver(routes *appRoutes, t typeSet, e *Event, encoded *[]byte, ticket *Ticket, lost *losses) (queued int, err error) {
 	event, lane := encoded, -1
+	one := entry{at: e.when(), ticket: ticket}
 	for i := range routes.routes {
 		r := &routes.routes[i]
 		if !r.wants(t, e.Channel) {
@@ -163,10 +168,17 @@ func (d *Dispatcher) deliver(routes *appRoutes, t typeSet, e *Event, encoded *[]
 		if lane < 0 {
 			lane = d.laneOf(e.Channel, *event)
 		}
-		if full := d.enqueue(r.endpoint, *event, lane, false); full != nil {
-			err = full // and on to the next: one endpoint's trouble is not the other's
-		} else {
+		if !ticket.queue(r.endpoint) {
+			continue
+		}
+		one.json = *event
+		switch refused := d.enqueue(r.endpoint, &one, lane, false); {
+		case refused == nil:
 			queued++
+		case ticket != nil && full(refused):
+			lost.add(r.endpoint, lane, &one, refused)
+		default:
+			err = refused // and on to the next: one endpoint's trouble is not the other's
 		}
 	}
 	if encoded == nil && event != nil {
@@ -176,7 +188,7 @@ func (d *Dispatcher) deliver(routes *appRoutes, t typeSet, e *Event, encoded *[]
 }
 
 // enqueue appends an event to e, or to what has taken e's place in the table; with force even above the limits.
-func (d *Dispatcher) enqueue(e *endpoint, event []byte, lane int, force bool) error {
+func (d *Dispatcher) enqueue(e *endpoint, event *entry, lane int, force bool) error {
 	for {
 		err := e.append(event, lane, force)
 		if err != errRetired {
@@ -339,13 +351,13 @@ func (d *Dispatcher) retireEndpoint(e *endpoint) {
 func (e *endpoint) unused() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return !e.configured && e.active == 0 && !e.retired
+	return !e.configured && e.active == 0 && len(e.telling) == 0 && !e.retired
 }
 
 func (d *Dispatcher) retireLocked(e *endpoint) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.configured || e.active > 0 || e.retired {
+	if e.configured || e.active > 0 || len(e.telling) > 0 || e.retired {
 		return
 	}
 	e.retired = true

@@ -1,0 +1,122 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pusherhooks/webhook"
+)
+
+// stalled returns an emitter whose engine never answers.
+func stalled(t testing.TB, cfg EmitterConfig) *Emitter {
+	e, err := (&Queue{partitions: 1}).NewEmitter(cfg)
+	require.NoError(t, err)
+	e.parts[0].running = true
+	t.Cleanup(e.cancel)
+	return e
+}
+
+func TestEmitDoesNotAllocate(t *testing.T) {
+	e := stalled(t, EmitterConfig{})
+	for name, ev := range map[string]webhook.Event{"count": webhook.SubscriptionCount("c", 1), "client event": events[0]} {
+		require.Zero(t, testing.AllocsPerRun(20_000, func() { // buffers grow, more and more seldom
+			if err := e.Emit("app", ev); err != nil {
+				t.Error(err)
+			}
+		}), name)
+	}
+}
+
+func BenchmarkEmit(b *testing.B) {
+	e := stalled(b, EmitterConfig{})
+	p := e.parts[0]
+	for b.Loop() {
+		if e.Emit("app", events[6]) != nil {
+			b.Fatal("full")
+		}
+		if len(p.waiting) > 1 { // as if the first one was stored
+			b.StopTimer()
+			p.ended(p.next())
+			b.StartTimer()
+		}
+	}
+}
+
+// An app that floods leaves room for another; what is refused is counted and holds nothing.
+func TestABufferIsShared(t *testing.T) {
+	e := stalled(t, EmitterConfig{MaxBufferedBytes: 1 << 20})
+	accepted := 0
+	var err error
+	for ; err == nil; accepted++ {
+		err = e.Emit("flood", webhook.ChannelOccupied("c"))
+	}
+	require.ErrorIs(t, err, webhook.ErrQueueFull)
+	require.Less(t, e.Stats().UnsyncedBytes, int64(1<<20)/8*7+1)
+	for range 100 {
+		require.NoError(t, e.Emit("small", webhook.ChannelOccupied("c")))
+	}
+	s := e.Stats()
+	require.EqualValues(t, accepted-1+100, s.Accepted)
+	require.EqualValues(t, 1, s.Refused)
+	for p := e.parts[0]; len(p.waiting) > 0; {
+		g := p.next()
+		require.LessOrEqual(t, g.events, maxGroupEvents, "positions count no further")
+		require.LessOrEqual(t, len(g.buf), maxGroupBytes)
+		p.ended(g)
+	}
+	s = e.Stats()
+	require.Zero(t, s.UnsyncedBytes)
+	require.Equal(t, s.Accepted, s.Durable)
+	require.Empty(t, e.parts[0].shares)
+}
+
+func TestWhatEmitRefuses(t *testing.T) {
+	e := stalled(t, EmitterConfig{MaxEventBytes: 1000})
+	for name, test := range map[string]struct {
+		app   string
+		event webhook.Event
+		want  error
+	}{
+		"no type":   {"app", webhook.Event{Channel: "c"}, webhook.ErrInvalidEvent},
+		"no app":    {"", webhook.ChannelOccupied("c"), webhook.ErrUnknownApp},
+		"too large": {"app", webhook.ChannelOccupied(fmt.Sprintf("%01000d", 1)), webhook.ErrInvalidEvent},
+	} {
+		require.ErrorIs(t, e.Emit(test.app, test.event), test.want, name)
+	}
+	require.EqualValues(t, 3, e.Stats().Refused)
+	require.Zero(t, e.Stats().Accepted)
+}
+
+func TestAnEmitterKeepsItsTime(t *testing.T) {
+	e := stalled(t, EmitterConfig{})
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, e.EmitDurable(ctx, "app", webhook.ChannelOccupied("c")), context.DeadlineExceeded)
+	require.ErrorIs(t, e.Flush(ctx), context.DeadlineExceeded)
+	err := e.Close(ctx)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorContains(t, err, "closed before 1 events were stored")
+	require.True(t, errors.Is(e.Emit("app", webhook.ChannelOccupied("c")), webhook.ErrClosed))
+}
+
+func TestWhatNobodyWantsIsNotStored(t *testing.T) {
+	e := stalled(t, EmitterConfig{Wants: func(_ string, t webhook.EventType, _ string) bool { return t == webhook.TypeCacheMiss }})
+	require.NoError(t, e.Emit("app", webhook.ChannelOccupied("c")))
+	require.NoError(t, e.EmitDurable(t.Context(), "app", webhook.ChannelOccupied("c")))
+	require.Zero(t, e.Stats().Accepted)
+	require.NoError(t, e.Emit("app", webhook.CacheMiss("cache-c")))
+	require.EqualValues(t, 1, e.Stats().Accepted)
+}
+
+func TestAFilterSelectsNoMoreThanItSays(t *testing.T) {
+	for _, endpoint := range []string{"*", ">", "a.b", "*.>"} {
+		require.Error(t, DeadFilter{Endpoint: endpoint}.validate(), endpoint)
+	}
+	require.NoError(t, DeadFilter{Endpoint: "_unknown"}.validate())
+	require.NotContains(t, DeadFilter{App: "*"}.subject(), "*.")
+}

@@ -1,0 +1,225 @@
+package queue
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+)
+
+// A record says how far a partition has got. Everything before next was read. Of that, an endpoint has had what is before its
+// first unfinished position, because events reach it in order; what timing rules hold has reached nobody.
+type record struct {
+	Stream string              `json:"stream"` // the nonce of the stream that the positions are of
+	Owner  string              `json:"owner"`
+	Next   position            `json:"next"`
+	Pend   map[string]position `json:"pend,omitempty"` // endpoint: its first unfinished position
+	Held   []position          `json:"held,omitempty"`
+}
+
+// maxRecordEntries bounds a record to some 512 KiB. Where more is unfinished next is lowered: what is behind is read
+// again by all.
+const maxRecordEntries = 10_000
+
+func (r *record) encode() ([]byte, error) {
+	b, err := json.Marshal(r)
+	return append([]byte{version}, b...), err
+}
+
+func decodeRecord(b []byte) (r record, err error) {
+	if err := checkVersion(b); err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(b[1:], &r); err != nil {
+		return record{}, fmt.Errorf("%w: record: %w", errPoison, err)
+	}
+	return r, nil
+}
+
+// floor is the first position that is needed.
+func (r *record) floor() position {
+	first := r.Next
+	for _, p := range r.Pend {
+		first = min(first, p)
+	}
+	for _, p := range r.Held {
+		first = min(first, p)
+	}
+	return first
+}
+
+// bounded lowers next until there are few enough entries.
+func (r *record) bounded(most int) {
+	all := slices.Concat(slices.Collect(maps.Values(r.Pend)), r.Held)
+	if len(all) <= most {
+		return
+	}
+	slices.Sort(all)
+	r.Next = min(r.Next, all[most])
+	maps.DeleteFunc(r.Pend, func(_ string, p position) bool { return p >= r.Next })
+	r.Held = slices.DeleteFunc(r.Held, func(p position) bool { return p >= r.Next })
+}
+
+// A tracking is the record in the making. reading is held while an event enters the dispatcher, and comes before mu: so a pair that a
+// timing rule cancels ends in one record, and so does what an event brings about at several endpoints.
+type tracking struct {
+	reading sync.Mutex
+
+	mu      sync.Mutex
+	stream  string
+	from    record            // where this owner began
+	wasHeld map[position]bool // from.Held
+	pending position          // the first of from.Pend, or from.Next
+	at      position          // everything before was read
+	lanes   map[string]*queued
+	held    map[position]bool
+	changed bool
+}
+
+// A queued is what an endpoint has not finished, in order; late are those that came after a later one: they were held.
+type queued struct {
+	order []position
+	ended map[position]bool
+	late  map[position]bool
+}
+
+func newTracking(r record) *tracking {
+	t := &tracking{stream: r.Stream, from: r, at: r.floor(), wasHeld: make(map[position]bool), lanes: make(map[string]*queued), held: make(map[position]bool)}
+	for _, p := range r.Held {
+		t.wasHeld[p] = true
+	}
+	t.pending = r.Next
+	for _, p := range r.Pend {
+		t.pending = min(t.pending, p)
+	}
+	return t
+}
+
+// again reports whether an event was read by an earlier owner, and if so whether anybody still needs it.
+func (t *tracking) again(p position) (again, needed bool) {
+	if p >= t.from.Next {
+		return false, true
+	}
+	return true, t.wasHeld[p] || t.pending <= p
+}
+
+// wants reports whether an endpoint has not had an event, as far as the record tells.
+func (t *tracking) wants(endpoint string, p position) bool {
+	if p >= t.from.Next || t.wasHeld[p] {
+		return true
+	}
+	first, pending := t.from.Pend[endpoint]
+	return pending && first <= p
+}
+
+func (t *tracking) queue(endpoint string, p position) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	q := t.lanes[endpoint]
+	if q == nil {
+		q = &queued{}
+		t.lanes[endpoint] = q
+	}
+	if n := len(q.order); n == 0 || q.order[n-1] < p {
+		q.order = append(q.order, p)
+		return
+	}
+	if q.late == nil {
+		q.late = make(map[position]bool)
+	}
+	q.late[p] = true
+}
+
+func (t *tracking) end(endpoint string, p position) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.changed = true
+	q := t.lanes[endpoint]
+	switch {
+	case q.late[p]:
+		delete(q.late, p)
+	case len(q.order) > 0 && q.order[0] == p:
+		q.order = q.order[1:]
+	default:
+		if q.ended == nil {
+			q.ended = make(map[position]bool)
+		}
+		q.ended[p] = true
+	}
+	for len(q.order) > 0 && q.ended[q.order[0]] {
+		delete(q.ended, q.order[0])
+		q.order = q.order[1:]
+	}
+	if len(q.order) == 0 && len(q.late) == 0 {
+		delete(t.lanes, endpoint)
+	}
+}
+
+func (t *tracking) hold(p position) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.held[p] = true
+}
+
+func (t *tracking) done(p position) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.held, p)
+	t.changed = true
+}
+
+// read is called when everything before p was read.
+func (t *tracking) read(p position) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.at, t.changed = p, true
+}
+
+// snapshot returns the record of this moment, or false if it is the one of before.
+func (t *tracking) snapshot(owner string) (record, bool) {
+	t.reading.Lock()
+	defer t.reading.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.changed {
+		return record{}, false
+	}
+	t.changed = false
+	r := record{Stream: t.stream, Owner: owner, Next: max(t.at, t.from.Next), Pend: make(map[string]position, len(t.lanes))}
+	for endpoint, q := range t.lanes {
+		r.Pend[endpoint] = q.first()
+	}
+	for p := range t.held {
+		r.Held = append(r.Held, p)
+	}
+	if t.at < t.from.Next { // the rest of what an earlier owner has left
+		for endpoint, first := range t.from.Pend {
+			first = max(first, t.at)
+			if now, pending := r.Pend[endpoint]; !pending || first < now {
+				r.Pend[endpoint] = first
+			}
+		}
+		for _, p := range t.from.Held {
+			if p >= t.at {
+				r.Held = append(r.Held, p)
+			}
+		}
+	}
+	slices.SortFunc(r.Held, cmp.Compare)
+	r.bounded(maxRecordEntries)
+	return r, true
+}
+
+func (q *queued) first() (first position) {
+	if len(q.order) > 0 {
+		first = q.order[0]
+	}
+	for p := range q.late {
+		if first == 0 || p < first {
+			first = p
+		}
+	}
+	return first
+}

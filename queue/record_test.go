@@ -1,0 +1,140 @@
+package queue
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestARecordIsBounded(t *testing.T) {
+	r := record{Next: 1_000_000, Pend: map[string]position{}}
+	for i := range 50_000 {
+		r.Pend[fmt.Sprintf("%08x", i)] = position(10 + i)
+		r.Held = append(r.Held, position(10+i))
+	}
+	r.bounded(maxRecordEntries)
+	require.LessOrEqual(t, len(r.Pend)+len(r.Held), maxRecordEntries)
+	require.EqualValues(t, 10+maxRecordEntries/2, r.Next, "what is dropped is read again")
+	require.EqualValues(t, 10, r.floor())
+	b, err := r.encode()
+	require.NoError(t, err)
+	require.Less(t, len(b), 512<<10)
+}
+
+// A life is one owner: it reads events and has endpoints finish them, until it is killed.
+type life struct {
+	*tracking
+	chance  *rand.Rand
+	got     map[string]map[position]bool // by endpoint
+	waiting map[string][]position
+	held    []position
+}
+
+// deliver queues an event for whoever has not had it.
+func (l *life) deliver(p position) {
+	for e := range l.got {
+		if l.wants(e, p) {
+			l.queue(e, p)
+			l.waiting[e] = append(l.waiting[e], p)
+		}
+	}
+}
+
+// next reads an event; a timing rule holds every seventh.
+func (l *life) next() {
+	p := l.at
+	if again, needed := l.again(p); needed && (!again || l.wasHeld[p]) && p%7 == 0 {
+		l.hold(p)
+		l.held = append(l.held, p)
+	} else if needed {
+		l.deliver(p)
+	}
+	l.tracking.read(p + 1)
+}
+
+// release ends the hold of an event.
+func (l *life) release() {
+	if len(l.held) > 0 {
+		l.deliver(l.held[0])
+		l.done(l.held[0])
+		l.held = l.held[1:]
+	}
+}
+
+// finish has each endpoint finish an event, mostly the first.
+func (l *life) finish() {
+	for e, all := range l.waiting {
+		if len(all) > 0 {
+			i := 0
+			if l.chance.IntN(3) == 0 { // set aside
+				i = l.chance.IntN(len(all))
+			}
+			l.got[e][all[i]] = true
+			l.end(e, all[i])
+			l.waiting[e] = slices.Delete(all, i, i+1)
+		}
+	}
+}
+
+// Each life begins from the last record that was written. In the end everybody has had everything.
+func TestNoRecordSwallowsAnything(t *testing.T) {
+	for seed := range uint64(200) {
+		chance := rand.New(rand.NewPCG(seed, 1))
+		const n = 300
+		got := map[string]map[position]bool{"a": {}, "b": {}, "c": {}, "d": {}}
+		rec := record{Stream: "s", Next: 1}
+		for lives := 0; rec.floor() <= n; lives++ {
+			require.Less(t, lives, 200, "seed %d", seed)
+			l := &life{tracking: newTracking(rec), chance: chance, got: got, waiting: map[string][]position{}}
+			left := chance.IntN(300)
+			if lives > 20 {
+				left = 10_000
+			}
+			for ; left > 0; left-- {
+				switch chance.IntN(6) {
+				case 0, 1:
+					if l.at <= n {
+						l.next()
+					}
+				case 2:
+					l.release()
+				case 3, 4:
+					l.finish()
+				default:
+					if now, changed := l.snapshot("o"); changed {
+						require.GreaterOrEqual(t, now.floor(), rec.floor(), "seed %d: what is purged is not needed again", seed)
+						if chance.IntN(4) == 0 {
+							now.bounded(chance.IntN(3) + 1)
+						}
+						rec = now
+					}
+				}
+			}
+		}
+		for e, all := range got {
+			require.Len(t, all, n, "seed %d: %s", seed, e)
+		}
+	}
+}
+
+// What was held comes after later events, and is its endpoint's first unfinished position all the same.
+func TestALateEventIsTheFirstUnfinished(t *testing.T) {
+	tr := newTracking(record{Stream: "s", Next: 1})
+	tr.queue("e", 5)
+	tr.queue("e", 3)
+	tr.read(9)
+	r, _ := tr.snapshot("o")
+	require.Equal(t, map[string]position{"e": 3}, r.Pend)
+	tr.end("e", 3)
+	r, _ = tr.snapshot("o")
+	require.Equal(t, map[string]position{"e": 5}, r.Pend)
+	tr.end("e", 5)
+	r, _ = tr.snapshot("o")
+	require.Empty(t, r.Pend)
+	require.EqualValues(t, 9, r.floor())
+	_, changed := tr.snapshot("o")
+	require.False(t, changed)
+}
