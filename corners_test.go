@@ -310,9 +310,7 @@ func TestSenderOfTwoHTTPSenders(t *testing.T) {
 
 // An error that asks the dispatcher something when it is asked for its text.
 type lockError struct {
-	look  func()
-	asked chan struct{}
-	once  *sync.Once
+	look func()
 }
 
 func (e lockError) Error() string { e.look(); return "lock" }
