@@ -23,8 +23,9 @@ type reader struct {
 	revision uint64               // of the record
 	floor    uint64               // before which everything was purged
 	last     map[string]time.Time // by node: no event happened before its predecessor
-	shift    time.Duration        // how long nobody was there, if events would be too old for that
+	opened   time.Time            // zero unless nobody was there for long, see away
 	shifted  uint64               // up to this sequence
+	shift    time.Duration        // by so much, once the first was read
 
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -96,8 +97,8 @@ func (r *reader) locate(ctx context.Context) error {
 	return nil
 }
 
-// away notes how long nobody was there: beyond RetryFor every event would be too old to be tried twice, so they are as
-// old as if that time had not been.
+// away notes whether nobody was there for longer than RetryFor. Then every event would be too old to be tried twice, so
+// they count as if the first of them had happened now.
 func (r *reader) away(noted, stored time.Time, last uint64) {
 	if stored.After(noted) {
 		noted = stored
@@ -106,8 +107,8 @@ func (r *reader) away(noted, stored time.Time, last uint64) {
 	if retryFor == 0 {
 		retryFor = 5 * time.Minute
 	}
-	if gone := time.Since(noted); gone > retryFor {
-		r.shift, r.shifted = gone, last
+	if time.Since(noted) > retryFor {
+		r.opened, r.shifted = time.Now(), last
 	}
 }
 
@@ -189,6 +190,9 @@ func (r *reader) handle(data []byte, seq uint64, stored time.Time) error {
 		return nil
 	}
 	if seq <= r.shifted {
+		if r.shift == 0 {
+			r.shift = r.opened.Sub(stored.Add(-g.age))
+		}
 		stored = stored.Add(r.shift)
 	}
 	began, last := stored.Add(-g.age), r.last[g.node]
@@ -241,7 +245,7 @@ func (r *reader) emit(p position, one *item, only string) error {
 		r.dead(p, one, unknownApp, "no app has this id")
 	case err != nil:
 		r.dead(p, one, invalidEvent, err.Error())
-	case only != "" && !e.found:
+	case only != "" && !e.found && t.wants(only, p): // else it was one before
 		r.dead(p, one, only, "the app has no such endpoint any more, or it does not want the event")
 	}
 	r.w.read.Add(1)
@@ -249,12 +253,10 @@ func (r *reader) emit(p position, one *item, only string) error {
 	return nil
 }
 
-// dead makes a dead letter of an event that reaches no endpoint.
+// dead makes a dead letter of an event that reaches no endpoint. Of an app that is gone nobody knows which endpoints had
+// the event, if any: it may be a letter although they had.
 func (r *reader) dead(p position, one *item, endpoint, reason string) {
 	t := r.track
-	if !t.wants(endpoint, p) { // it was one before
-		return
-	}
 	t.queue(endpoint, p)
 	r.w.letters.add(note{App: one.app, Endpoint: endpoint, Reason: reason}, []webhook.Event{one.event}, func() { t.end(endpoint, p) })
 }

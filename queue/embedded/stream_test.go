@@ -105,6 +105,7 @@ func TestAnAppThatIsGoneHasDeadLetters(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, fast(app("app", r.URL), app("gone", r.URL)))
 	require.NoError(t, l.EmitDurable(t.Context(), "gone", webhook.ChannelOccupied("c")))
+	require.True(t, settles(func() bool { return l.Stats().Worker.Pending == 1 })) // read, and noted
 	closeNow(t, l)
 	l = open(t, dir, fast(app("app", r.URL)))
 	drained(t, l)
