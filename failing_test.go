@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -26,6 +27,7 @@ func TestFailingEndpointsCostLittle(t *testing.T) {
 		cfg.Apps = append(cfg.Apps, testApp(fmt.Sprint("app-", i), "http://localhost/"))
 	}
 	d := newDispatcher(t, cfg)
+	warmUp(endpoints)
 	goroutines, before := runtime.NumGoroutine(), heap()
 	for i := range endpoints {
 		emit(t, d, fmt.Sprint("app-", i), webhook.ChannelOccupied("room"))
@@ -38,4 +40,15 @@ func TestFailingEndpointsCostLittle(t *testing.T) {
 	for i := range endpoints {
 		d.Purge(fmt.Sprint("app-", i))
 	}
+}
+
+// warmUp has the runtime make as many goroutines as there will be at a time: it keeps what they were for the next.
+func warmUp(goroutines int) {
+	var all sync.WaitGroup
+	start := make(chan struct{})
+	for range goroutines {
+		all.Go(func() { <-start })
+	}
+	close(start)
+	all.Wait()
 }
