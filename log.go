@@ -31,10 +31,11 @@ func (h guardedHandler) Handle(ctx context.Context, r slog.Record) (err error) {
 	return h.Handler.Handle(ctx, r)
 }
 
-// A lineLimit allows one line a second.
+// A lineLimit allows one line a second, and none while one is being written.
 type lineLimit struct {
 	next    atomic.Int64 // when, since the schedule began
 	leftOut atomic.Uint64
+	writing atomic.Bool
 }
 
 // logRejected writes a line about an event that Emit refuses: one a second for all apps that share a counter. It is
@@ -45,11 +46,16 @@ func (d *Dispatcher) logRejected(count *counters, appID string, err error) {
 	}
 	limit, now := &count.rejections, int64(time.Since(d.schedule.began))
 	next := limit.next.Load()
-	if now < next || !limit.next.CompareAndSwap(next, now+int64(time.Second)) {
+	if now < next || !limit.writing.CompareAndSwap(false, true) {
 		limit.leftOut.Add(1)
 		return
 	}
-	go d.cfg.Logger.Error("webhook event rejected", "app", bounded(strings.Clone(appID)), "error", errorText(err), "left_out", limit.leftOut.Swap(0))
+	limit.next.Store(now + int64(time.Second))
+	app, text, leftOut := bounded(strings.Clone(appID)), errorText(err), limit.leftOut.Swap(0)
+	go func() {
+		defer limit.writing.Store(false)
+		d.cfg.Logger.Error("webhook event rejected", "app", app, "error", text, "left_out", leftOut)
+	}()
 }
 
 // logUndelivered writes one line a second about an endpoint's losses.

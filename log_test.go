@@ -173,3 +173,32 @@ func TestCertificateOfManyNames(t *testing.T) {
 		require.Less(t, len(line), 1000)
 	}
 }
+
+// A handler that blocks holds one goroutine, however long it does and however much is rejected meanwhile.
+type blockedHandler struct {
+	slog.Handler
+	open chan struct{}
+	now  *atomic.Int64
+}
+
+func (blockedHandler) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h blockedHandler) Handle(context.Context, slog.Record) error {
+	h.now.Add(1)
+	<-h.open
+	return nil
+}
+
+func TestLoggerThatBlocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := blockedHandler{slog.DiscardHandler, make(chan struct{}), new(atomic.Int64)}
+		cfg, _ := oneEndpoint(webhook.Config{Logger: slog.New(h)}, nil)
+		d := newDispatcher(t, cfg)
+		for range 60 {
+			require.Error(t, d.Emit("app", webhook.ChannelOccupied("")))
+			time.Sleep(time.Second)
+		}
+		require.EqualValues(t, 1, h.now.Load())
+		close(h.open)
+	})
+}

@@ -36,7 +36,7 @@ type counters struct {
 	held                                  atomic.Int64
 	rejections                            lineLimit
 
-	_ [72]byte
+	_ [64]byte
 }
 
 // Stats returns the counts of this moment. Each is exact; while events flow, they are not of the same instant.
