@@ -62,9 +62,10 @@ type shared struct {
 	ctx    context.Context // of every Send
 	cancel context.CancelFunc
 
-	bytes                            atomic.Int64 // memory of all that is pending
-	active                           atomic.Int64 // endpoints with something pending
-	delivered, undelivered, requests atomic.Uint64
+	bytes  atomic.Int64 // memory of all that is pending
+	active atomic.Int64 // endpoints with something pending
+
+	delivered, undelivered, dropped, requests atomic.Uint64
 
 	unsettled atomic.Int64 // losses that Hooks.GivenUp has not settled; 0 without that hook
 
@@ -95,6 +96,9 @@ type lane struct {
 	ctx    context.Context // of the request on the wire
 	cancel context.CancelFunc
 	noted  noted // of its answer, if the Sender tells
+
+	recalled bool          // Hold or Drop has cancelled the request on the wire
+	ended    chan struct{} // see over; nil: nobody waits
 }
 
 type laneState int8
@@ -111,7 +115,7 @@ type batch struct {
 	buf      []byte // see body.go
 	events   int
 	opened   time.Time // when its first event was accepted
-	last     time.Time // when its last event happened, or was accepted, or a little later
+	last     time.Time // when its last event happened, or was accepted, or a little later, by the clock of the schedule
 	memory   int64     // what it was charged
 	delivery *Delivery // once it has left, or from the start if it was stored
 	flush    *flush    // that waits for it
@@ -124,7 +128,7 @@ type batch struct {
 	arrived   bool  // accepted
 	lost      bool  // given up: it is the caller's
 	abandoned bool  // Close has handed it back meanwhile
-	purged    bool  // Purge wants it given up unless it arrives
+	doomed    error // why it is given up unless it arrives: Purge or Drop was called
 }
 
 // An origin is what events of a batch have brought along, for those that did.
@@ -137,8 +141,9 @@ type origin struct {
 // An entry is an event on its way into a batch.
 type entry struct {
 	json   []byte
-	at     time.Time // when it happened; zero: now
-	ticket *Ticket   // may be nil
+	at     time.Time     // when it happened; zero: now
+	stood  time.Duration // how long the clock had stood when it was emitted; only where at is set
+	ticket *Ticket       // may be nil
 }
 
 const (
@@ -347,11 +352,12 @@ func (b *batch) note(event *entry) {
 		b.origin = &origin{undated: b.events > 0}
 	}
 	b.addTicket(event.ticket)
+	at := event.at.Add(-event.stood)
 	switch {
 	case event.at.IsZero():
 		b.origin.undated = true
-	case event.at.After(b.last):
-		b.last = event.at
+	case b.events == 0 || at.After(b.last):
+		b.last = at
 	}
 	if b.events == 0 {
 		b.origin.created = event.at
@@ -386,6 +392,7 @@ func (l *lane) fresh() *batch {
 func (l *lane) begin(b *batch) {
 	l.open = b
 	b.opened = time.Now() // once a batch: the clock costs as much as an event
+	b.last = b.opened.Add(-l.endpoint.shared.schedule.clock.stood())
 	if cfg := &l.endpoint.shared.cfg; cfg.MaxBatchEvents > 1 && l.state == filling {
 		l.arm(cfg.BatchWindow)
 	}
@@ -441,12 +448,8 @@ func (l *lane) close() {
 	}
 	l.open = nil
 	b.buf = append(b.buf, bodyEnd...)
-	switch {
-	case b.dated():
-	case b.events == 1:
-		b.last = b.opened
-	default:
-		b.last = time.Now() // of one event at least: the clock is too slow to ask it for each
+	if b.events > 1 && !b.dated() {
+		b.last = l.endpoint.shared.schedule.clock.now() // of one event at least: the clock is too slow to ask it for each
 	}
 	l.hint = len(b.buf) + len(b.buf)/8
 	l.queue = append(l.queue, b)
@@ -546,6 +549,10 @@ func (l *lane) wake() {
 func (l *lane) finish(b *batch, returned bool) (again bool) {
 	e := l.endpoint
 	e.mu.Lock()
+	if l.ended != nil {
+		defer close(l.ended)
+		l.ended = nil
+	}
 	if b != nil && b.arrived {
 		defer l.done(b)()
 	}

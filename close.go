@@ -15,7 +15,7 @@ import (
 // complete and signed: store them and pass them to Redeliver. They are the caller's.
 type UndeliveredError struct {
 	Deliveries []*Delivery
-	Err        error // why; from Close it is ctx's error if that ended first, otherwise the first delivery's
+	Err        error // why; from Close it is ctx's error if that ended first, or says that it is held, otherwise the first delivery's
 }
 
 // Error counts what is left and names the cause.
@@ -120,6 +120,9 @@ func (c *count) wait() {
 // are retried as usual for as long as ctx allows: give ctx a deadline. When it ends, or a little earlier where much
 // is pending, Close cancels the requests on the wire and returns.
 //
+// While the dispatcher is held nothing is sent, see Hold: then Close waits for the wire, and hands back what is left without
+// waiting for ctx to end.
+//
 // What was given up since Close was called, and what is left at the end, comes back in a *UndeliveredError, signed and
 // complete, in order for each endpoint. Hooks.Undelivered is called for each of them too, for those that are left at the end before
 // Close returns. Close keeps its time whatever the Sender does; one that goes on sending regardless may still deliver
@@ -219,6 +222,12 @@ func (d *Dispatcher) drain(ctx context.Context) error {
 		grace.Stop()
 		left = d.handBack(cut)
 	}
+	if cut == errHeld { // only for that: there is time left for what Hooks.GivenUp has to settle
+		select {
+		case <-d.closing.idle:
+		case <-ctx.Done():
+		}
+	}
 	d.settling.wait()
 	d.cancel()
 	if d.ownSender != nil {
@@ -241,6 +250,9 @@ func (d *Dispatcher) drain(ctx context.Context) error {
 
 // await waits until nothing is pending any more, or returns why it has ended.
 func (d *Dispatcher) await(ctx context.Context) error {
+	if d.schedule.clock.stopped() { // Hold looks the other way round
+		d.schedule.stop()
+	}
 	deadline, bounded := ctx.Deadline()
 	early := time.NewTimer(time.Hour)
 	defer early.Stop()
@@ -251,6 +263,8 @@ func (d *Dispatcher) await(ctx context.Context) error {
 		select {
 		case <-d.closing.idle:
 			return nil
+		case <-d.schedule.empty:
+			return d.awaitHeld(ctx)
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-early.C:
@@ -258,6 +272,28 @@ func (d *Dispatcher) await(ctx context.Context) error {
 				return context.DeadlineExceeded
 			}
 		}
+	}
+}
+
+// awaitHeld waits for the hooks of the last attempts: nothing is on the wire any more, and nothing will be.
+func (d *Dispatcher) awaitHeld(ctx context.Context) error {
+	if deadline, bounded := ctx.Deadline(); bounded {
+		early, cancel := context.WithDeadline(ctx, deadline.Add(-d.handBackTime()))
+		defer cancel()
+		ctx = early
+	}
+	var wire []<-chan struct{}
+	for e := range d.pendingEndpoints() {
+		wire = e.wire(wire)
+	}
+	if awaitAll(ctx, wire) > 0 {
+		return ctx.Err()
+	}
+	select {
+	case <-d.closing.idle:
+		return nil
+	default:
+		return errHeld
 	}
 }
 
@@ -352,6 +388,11 @@ func (d *Dispatcher) abandon() (left []remainder) {
 	d.settling.wait()
 	for e := range d.pendingEndpoints() {
 		for _, b := range e.abandon() {
+			if b.doomed == errDropped {
+				d.dropped.Add(uint64(b.events))
+				b.flush.ended()
+				continue
+			}
 			left = append(left, remainder{e, b})
 		}
 	}

@@ -65,6 +65,16 @@ func (r *route) wants(t typeSet, channel string) bool {
 	return false
 }
 
+// wanting is how many endpoints want an event.
+func (a *appRoutes) wanting(t typeSet, channel string) (n int) {
+	for i := range a.routes {
+		if a.routes[i].wants(t, channel) {
+			n++
+		}
+	}
+	return n
+}
+
 func (a *appRoutes) wants(t typeSet, channel string) bool {
 	if a.types&t == 0 {
 		return false

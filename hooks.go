@@ -29,7 +29,7 @@ type Hooks struct {
 	// and may be kept; where Undelivered is set as well, they share it.
 	GivenUp func(d *Delivery, err error, settle func())
 
-	// Attempt is called after every call of the Sender. d is lent: see Delivery.
+	// Attempt is called after every call of the Sender, but for those that Hold or Drop has ended. d is lent: see Delivery.
 	Attempt func(d *Delivery, a Attempt)
 
 	// Endpoint is called when an endpoint's State has changed: one call at a time for an endpoint, at most one in
@@ -123,6 +123,10 @@ func (e *endpoint) settle(gone []loss) {
 	var s signer
 	for i := range gone {
 		l := &gone[i]
+		if l.err == errDropped {
+			e.forget(l.batch)
+			continue
+		}
 		if e.stale(l.batch) {
 			e.prepare(l.batch, &s)
 		}
@@ -146,6 +150,9 @@ func (e *endpoint) report(gone []loss) {
 }
 
 func (e *endpoint) reportOne(l loss) {
+	if l.err == errDropped {
+		return
+	}
 	settle, will := sync.OnceFunc(func() { e.endLoss(l) }), false
 	defer func() { // also if the hook ends the goroutine
 		if !will {

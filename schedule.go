@@ -45,6 +45,7 @@ type schedule struct {
 	mu      sync.Mutex
 	most    int // MaxConcurrent
 	stopped bool
+	clock   clock // stands still while nobody is let on the wire
 	young   int
 	slow    int
 	starts  place // of the young requests, in a ring, the oldest behind it
@@ -107,6 +108,26 @@ func (s *schedule) join(l *lane, c class) bool {
 	return s.serve(l)
 }
 
+// withdraw takes a lane out of its app's line, and reports whether it was there: else it has got a place.
+func (s *schedule) withdraw(l *lane) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a := l.endpoint.account.share
+	for c := range a.waiting {
+		i := slices.Index(a.waiting[c], l)
+		if i < 0 {
+			continue
+		}
+		if a.waiting[c] = slices.Delete(a.waiting[c], i, i+1); len(a.waiting[c]) == 0 {
+			a.waiting[c] = nil
+			heap.Remove(&s.lines[c], a.at[c])
+			s.changed()
+		}
+		return true
+	}
+	return false
+}
+
 // leave gives a place back.
 func (s *schedule) leave(p *place, took time.Duration) {
 	s.mu.Lock()
@@ -129,10 +150,13 @@ func (s *schedule) leave(p *place, took time.Duration) {
 	s.serve(nil)
 }
 
-// stop lets nobody on the wire any more.
+// stop lets nobody on the wire any more. It may be called again.
 func (s *schedule) stop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.stopped {
+		return
+	}
 	s.stopped = true
 	if s.timer != nil {
 		s.timer.Stop()
@@ -144,7 +168,7 @@ func (s *schedule) stop() {
 
 // serve gives away the places that are free. It reports whether self has got one.
 func (s *schedule) serve(self *lane) (served bool) {
-	if s.stopped {
+	if s.stopped || s.clock.stopped() {
 		return false
 	}
 	now := time.Now()
@@ -500,14 +524,14 @@ func (l *lane) take() (b *batch, stamped bool) {
 	s := e.shared
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if s.ctx.Err() == nil && e.mayTake(l) {
+	if s.ctx.Err() == nil && !s.schedule.clock.stopped() && e.mayTake(l) {
 		b = l.pick()
 	}
 	if b == nil {
 		s.schedule.leave(&l.place, 0)
 		return nil, false
 	}
-	l.state, l.current, l.epoch = sending, b, e.epoch
+	l.state, l.current, l.epoch, l.recalled = sending, b, e.epoch, false
 	l.noted.note(0, time.Time{})
 	b.sends++
 	if l.base == nil {
@@ -554,13 +578,13 @@ func (l *lane) settle(b *batch, a *Attempt, took time.Duration) {
 	}
 	var gone []loss
 	e.mu.Lock()
+	recalled := a.Err != nil && l.recalled
 	if cut := a.Err != nil && s.ctx.Err() != nil; !b.abandoned && !cut {
-		if v := o.verdict; v == accepted || v == refused || v == final {
-			if e.answers = proven; took >= youngFor {
-				e.answers = slow
-			}
+		if recalled {
+			gone = l.comesBack(b)
+		} else {
+			gone = l.judge(b, a, o, took)
 		}
-		gone = l.judge(b, a, o)
 		if !b.arrived && !b.lost && !e.closed && b.delivery.by != nil {
 			b.delivery.Header = nil // it can be made again, and may be larger than the body
 		}
@@ -574,7 +598,7 @@ func (l *lane) settle(b *batch, a *Attempt, took time.Duration) {
 	e.settle(gone)
 	defer e.tell() // whatever a hook does to its goroutine
 	defer e.report(gone)
-	if observed {
+	if observed && !recalled {
 		e.hookAttempt(lent, *a)
 	}
 	if b.arrived {
@@ -583,23 +607,28 @@ func (l *lane) settle(b *batch, a *Attempt, took time.Duration) {
 }
 
 // judge decides what the result of an attempt means, and returns what is given up for it.
-func (l *lane) judge(b *batch, a *Attempt, o outcome) (gone []loss) {
-	e := l.endpoint
+func (l *lane) judge(b *batch, a *Attempt, o outcome, took time.Duration) (gone []loss) {
+	e, v := l.endpoint, o.verdict
 	l.current = nil
+	if v == accepted || v == refused || v == final {
+		if e.answers = proven; took >= youngFor {
+			e.answers = slow
+		}
+	}
 	if a.Err != nil {
 		e.troubled().lastError = o.text
 	}
-	switch v := o.verdict; {
+	switch {
 	case v == accepted:
 		l.accept(b)
 	case v == unsent:
 		a.RetryIn = e.backOff(o.asks)
 		e.pause(a.RetryIn)
-		if b.purged {
-			gone = l.lose(b, ErrPurged)
+		if b.doomed != nil {
+			gone = l.lose(b, b.doomed)
 		}
-	case b.purged:
-		if gone = l.lose(b, ErrPurged); v != refused {
+	case b.doomed != nil:
+		if gone = l.lose(b, b.doomed); v != refused {
 			gone = append(gone, e.fails(l, e.backOff(o.asks), a.Err)...)
 		}
 	case v == final:
@@ -748,6 +777,10 @@ func (l *lane) overdue() (gone []loss) {
 		return nil
 	}
 	e := l.endpoint
+	if l.recalled && e.shared.schedule.clock.stopped() {
+		l.arm(hangs) // nothing fails while the dispatcher is held
+		return nil
+	}
 	e.troubled().lastError = errorText(errHangs)
 	l.arm(e.shared.cfg.RetryWaitMax)
 	l.epoch = e.epoch
@@ -829,7 +862,11 @@ func (s *shared) loses() {
 
 // loseOld gives up what is older than RetryFor.
 func (e *endpoint) loseOld(last error) []loss {
-	now, most := time.Now(), e.shared.cfg.RetryFor
+	clock, most := &e.shared.schedule.clock, e.shared.cfg.RetryFor
+	if clock.stopped() {
+		return nil
+	}
+	now := clock.now()
 	err := &goneError{fmt.Sprintf("webhook: gave up after %v", most), last}
 	return e.loseIf(err, func(l *lane, b *batch) bool {
 		follows := e.closed && l.current != nil // Close hands back in order
@@ -880,11 +917,18 @@ func (l *lane) inUse(b *batch) bool {
 	return l.current != nil && (l.current == b || l.current.parent == b)
 }
 
-// tidy frees the lanes that have lost everything.
+// tidy frees the lanes that have lost everything. Where the endpoint then has others that may go, its wait has begun.
 func (e *endpoint) tidy() {
 	for l := range e.existing() {
-		if l.state == ready && l.open == nil && len(l.queue) == 0 {
+		switch empty := l.open == nil && len(l.queue) == 0; {
+		case empty && l.state == ready:
 			e.ready = slices.DeleteFunc(e.ready, func(other *lane) bool { return other == l })
+			l.state = filling
+		case empty && l.state == inLine && e.shared.schedule.withdraw(l):
+			if e.trouble != nil && e.trouble.probe == l {
+				e.trouble.probe = nil
+			}
+			e.working--
 			l.state = filling
 		}
 		e.drop(l)
@@ -1117,7 +1161,8 @@ func (e *endpoint) asideWait(b *batch, fault bool) (time.Duration, bool) {
 	if b.aside.times < asideTries {
 		return wait, true
 	}
-	return wait, fault && time.Since(b.last)+wait <= e.shared.cfg.RetryFor
+	clock := &e.shared.schedule.clock
+	return wait, fault && (clock.stopped() || clock.now().Sub(b.last)+wait <= e.shared.cfg.RetryFor)
 }
 
 // putAside puts an event into the lane of those that are set aside. If that is full the oldest is given up.

@@ -11,7 +11,7 @@ import (
 )
 
 // Stats counts what happened since New. One event for two endpoints counts twice, except in Emitted and
-// Rejected. When nothing is being emitted or delivered, Queued is exactly Delivered + Undelivered + Pending.
+// Rejected. When nothing is being emitted or delivered, Queued is exactly Delivered + Undelivered + Dropped + Pending.
 type Stats struct {
 	Emitted  uint64 // calls of Emit that returned nil, wanted or not
 	Rejected uint64 // calls of Emit that returned an error
@@ -22,6 +22,7 @@ type Stats struct {
 	Queued      uint64 // events taken for an endpoint, by Emit or Redeliver
 	Delivered   uint64 // events accepted by their endpoint
 	Undelivered uint64 // events given up: reported to Hooks.Undelivered, and by Close what it handed back
+	Dropped     uint64 // events that Drop has forgotten
 
 	Requests        uint64 // deliveries accepted by endpoints
 	Pending         uint64 // events that wait or are in flight
@@ -45,6 +46,7 @@ func (d *Dispatcher) Stats() Stats {
 		// Before Queued, which only grows: so Pending is never negative.
 		Delivered:       d.delivered.Load(),
 		Undelivered:     d.undelivered.Load(),
+		Dropped:         d.dropped.Load(),
 		Requests:        d.requests.Load(),
 		PendingBytes:    d.bytes.Load(),
 		ActiveEndpoints: int(d.active.Load()),
@@ -59,7 +61,7 @@ func (d *Dispatcher) Stats() Stats {
 		held += c.held.Load()
 	}
 	s.Held = uint64(max(0, held)) // a held event of a moment ago may be counted out before it is counted in
-	s.Pending = s.Queued - s.Delivered - s.Undelivered
+	s.Pending = s.Queued - s.Delivered - s.Undelivered - s.Dropped
 	return s
 }
 

@@ -75,16 +75,17 @@ type stateKey struct {
 // A state is what a rule remembers of a channel or member until it ends.
 type state struct {
 	key     stateKey
-	ends    time.Time
+	ends    time.Time // by the clock of the schedule
 	memory  int64
 	account *account // that memory was taken from
 
 	held   bool // event waits for the end
 	event  Event
-	ticket *Ticket    // its own, or nil
-	since  time.Time  // when it was emitted
-	at     time.Time  // when what began the state happened, if it says
-	routes *appRoutes // as they were then
+	ticket *Ticket       // its own, or nil
+	since  time.Time     // when it was emitted
+	stood  time.Duration // how long the clock had stood still then
+	at     time.Time     // when what began the state happened, if it says
+	routes *appRoutes    // as they were then
 }
 
 // stateOverhead is what a state takes beside its strings: itself, its list element and its place in the map.
@@ -193,7 +194,7 @@ func (t *timing) holdOrSuppress(s *timingShard, key stateKey, a *account, routes
 		}
 		at := t.remember(s, key, a, e)
 		if at != nil {
-			at.hold(routes, e, ticket)
+			t.hold(at, routes, e, ticket)
 		}
 		return at != nil
 	case TypeChannelOccupied, TypeMemberAdded:
@@ -227,7 +228,7 @@ func (t *timing) holdCount(s *timingShard, key stateKey, a *account, routes *app
 	st := at.Value.(*state)
 	st.drop() // an older count is of no interest any more
 	if above {
-		st.hold(routes, e, ticket)
+		t.hold(st, routes, e, ticket)
 	}
 	return above
 }
@@ -250,7 +251,7 @@ func (t *timing) remember(s *timingShard, key stateKey, a *account, e *Event) *s
 
 // enqueue starts st's time.
 func (t *timing) enqueue(s *timingShard, st *state) *list.Element {
-	st.ends = time.Now().Add(t.durations[st.key.rule])
+	st.ends = t.d.schedule.clock.now().Add(t.durations[st.key.rule])
 	at := s.queues[st.key.rule].PushBack(st)
 	if s.queues[st.key.rule].Len() == 1 {
 		t.arm(s)
@@ -282,9 +283,9 @@ func (s *timingShard) shrink() {
 
 // hold makes e the event that waits for the state's end. It copies the type's name too: the caller's may be a part
 // of a message.
-func (st *state) hold(routes *appRoutes, e *Event, ticket *Ticket) {
+func (t *timing) hold(st *state, routes *appRoutes, e *Event, ticket *Ticket) {
 	st.event = Event{Type: e.Type.set().name(), Channel: st.key.channel, UserID: st.key.user, SubscriptionCount: e.SubscriptionCount, At: e.At}
-	st.held, st.since, st.routes, st.ticket = true, time.Now(), routes, ticket
+	st.held, st.since, st.stood, st.routes, st.ticket = true, time.Now(), t.d.schedule.clock.stood(), routes, ticket
 	ticket.hold()
 	st.account.count.held.Add(1)
 }
@@ -325,7 +326,7 @@ func (t *timing) arm(s *timingShard) {
 			}
 		}
 	}
-	switch wait := time.Until(first); {
+	switch wait := first.Sub(t.d.schedule.clock.now()); {
 	case first.IsZero():
 	case s.timer == nil:
 		s.timer = time.AfterFunc(wait, func() { t.expire(s) })
@@ -341,10 +342,26 @@ const (
 	lostAtOnce   = 1 << 20
 )
 
-// expire is the timer's function: it ends every state whose time is over.
+// resume is called when the clock goes on: the timers stand in real time.
+func (t *timing) resume() {
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		if !s.closed {
+			t.arm(s)
+		}
+		s.mu.Unlock()
+	}
+}
+
+// expire is the timer's function: it ends every state whose time is over. If the clock stands still, resume follows.
 func (t *timing) expire(s *timingShard) {
+	clock := &t.d.schedule.clock
+	if clock.stopped() {
+		return
+	}
 	s.mu.Lock()
-	due := s.due(time.Now())
+	due := s.due(clock.now())
 	if len(due) == 0 && !s.closed {
 		t.arm(s)
 	}
@@ -532,7 +549,7 @@ func (d *Dispatcher) deliverHeld(st *state, lost *losses) {
 		panic(err)
 	}
 	defer encodeBuffers.Put(event)
-	lane, one := d.laneOf(e.Channel, *event), entry{json: *event, at: e.when(), ticket: ticket}
+	lane, one := d.laneOf(e.Channel, *event), entry{json: *event, at: e.when(), stood: st.stood, ticket: ticket}
 	for i := range routes.routes {
 		r := &routes.routes[i]
 		switch {

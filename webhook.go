@@ -154,6 +154,9 @@ func (d *Dispatcher) emitTo(routes *appRoutes, a *account, e *Event, ticket *Tic
 func (d *Dispatcher) deliver(routes *appRoutes, t typeSet, e *Event, encoded *[]byte, ticket *Ticket, lost *losses) (queued int, err error) {
 	event, lane := encoded, -1
 	one := entry{at: e.when(), ticket: ticket}
+	if !one.at.IsZero() {
+		one.stood = d.schedule.clock.stood()
+	}
 	for i := range routes.routes {
 		r := &routes.routes[i]
 		if !r.wants(t, e.Channel) {
@@ -455,8 +458,7 @@ func (d *Dispatcher) redeliver(delivery *Delivery, full map[endpointKey]bool) er
 	if full[key] {
 		return fmt.Errorf("%w: for a delivery before it", ErrQueueFull)
 	}
-	now := time.Now()
-	b := &batch{buf: buf, events: events, opened: delivery.CreatedAt, last: now, memory: int64(cap(buf) + batchBytes + storedBytes + headerSize(header))}
+	b := &batch{buf: buf, events: events, opened: delivery.CreatedAt, last: d.schedule.clock.now(), memory: int64(cap(buf) + batchBytes + storedBytes + headerSize(header))}
 	b.delivery = &Delivery{ID: delivery.Header.Get(headerID), AppID: delivery.AppID, URL: delivery.URL, Header: header,
 		Body: storedBody(buf), Events: events, CreatedAt: delivery.CreatedAt}
 	event := buf[headBytes:eventEnd(buf, headBytes)]
@@ -540,7 +542,7 @@ func (d *Dispatcher) Purge(appID string) (events int) {
 		events = d.timing.purge(appID)
 	}
 	for e := range d.endpointsOf(appID) {
-		gone := e.purge()
+		gone := e.purge(ErrPurged)
 		for _, l := range gone {
 			events += l.batch.events
 		}
@@ -551,19 +553,25 @@ func (d *Dispatcher) Purge(appID string) (events int) {
 	return events
 }
 
-func (e *endpoint) purge() []loss {
+// purge gives up everything, what is on the wire if it fails.
+func (e *endpoint) purge(why error) []loss {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for l := range e.existing() {
-		if l.current != nil {
-			l.current.purged = true
-		}
+		l.current.doom(why)
 		for _, b := range l.queue {
-			b.purged = true
-			if b.division != nil && b.division.part != nil {
-				b.division.part.purged = true
+			b.doom(why)
+			if b.division != nil {
+				b.division.part.doom(why)
 			}
 		}
 	}
-	return e.loseAll(ErrPurged)
+	return e.loseAll(why)
+}
+
+// doom has a batch, which may be nil, given up unless it arrives. What was dropped stays so.
+func (b *batch) doom(why error) {
+	if b != nil && b.doomed != errDropped {
+		b.doomed = why
+	}
 }

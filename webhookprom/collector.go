@@ -106,6 +106,8 @@ func statsMetrics(perApp bool) []statsMetric {
 			func(s *webhook.Stats) float64 { return float64(s.Suppressed) }),
 		counter("webhook_events_queued_total", "Events taken for an endpoint; one for two endpoints counts twice.",
 			func(s *webhook.Stats) float64 { return float64(s.Queued) }),
+		counter("webhook_events_dropped_total", "Events that Drop has forgotten.",
+			func(s *webhook.Stats) float64 { return float64(s.Dropped) }),
 		gauge("webhook_pending_events", "Events that wait or are in flight.",
 			func(s *webhook.Stats) float64 { return float64(s.Pending) }),
 		gauge("webhook_pending_bytes", "Memory that pending events and the timing rules hold.",

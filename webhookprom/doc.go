@@ -19,6 +19,7 @@
 //	webhook_events_queued_total              events taken for an endpoint; one for two endpoints counts twice
 //	webhook_events_delivered_total           events accepted by their endpoint
 //	webhook_events_undelivered_total         events given up or handed back
+//	webhook_events_dropped_total             events that Drop has forgotten
 //	webhook_requests_total{status}           attempts: 2xx, 3xx, 4xx, 5xx, error if there was no answer
 //	webhook_endpoint_changes_total{state}    changes of an endpoint's state, to ok, failing or refusing
 //
@@ -38,7 +39,7 @@
 //	webhook_batch_events                     events in one accepted delivery; its count is that of deliveries
 //
 // In every scrape webhook_events_queued_total is exactly webhook_events_delivered_total +
-// webhook_events_undelivered_total + webhook_pending_events, unless Config.PerApp is set.
+// webhook_events_undelivered_total + webhook_events_dropped_total + webhook_pending_events, unless Config.PerApp is set.
 // Events that are held are in none of these, as they are not queued yet, and suppressed ones never are.
 //
 // A Sender that does not speak HTTP has no status to tell: what it delivers counts as 2xx, and its errors as error.

@@ -139,6 +139,20 @@ webhook_requests_total{status="error"} 0
 	require.EqualValues(t, 4, batches.GetSampleSum())
 }
 
+func TestDropped(t *testing.T) {
+	f := newFixture(t, webhookprom.Config{}, "app")
+	defer f.dispatcher.Hold(t.Context())()
+	for range 3 {
+		require.NoError(t, f.dispatcher.Emit("app", webhook.ChannelOccupied("channel")))
+	}
+	require.NoError(t, f.dispatcher.Drop(t.Context(), func(string) bool { return true }))
+	f.requireText(t, `
+webhook_events_dropped_total 3
+webhook_events_queued_total 3
+webhook_pending_events 0
+`, "webhook_events_dropped_total", "webhook_events_queued_total", "webhook_pending_events")
+}
+
 func TestNoAnswer(t *testing.T) {
 	f := &fixture{receiver: webhooktest.NewReceiver(), metrics: webhookprom.New(webhookprom.Config{})}
 	f.receiver.Close()
@@ -538,7 +552,7 @@ func TestConcurrency(t *testing.T) {
 		}
 		v := f.values(t)
 		require.Equal(t, v["webhook_events_queued_total"], v["webhook_events_delivered_total"]+
-			v["webhook_events_undelivered_total"]+v["webhook_pending_events"])
+			v["webhook_events_undelivered_total"]+v["webhook_events_dropped_total"]+v["webhook_pending_events"])
 	}
 	require.NoError(t, f.dispatcher.Close(t.Context()))
 	v := f.values(t)
