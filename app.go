@@ -59,6 +59,15 @@ func (Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
 // MarshalText implements encoding.TextMarshaler, which encoding/json and other encoders use.
 func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
+// Validate returns every fault of an app, a line each: SetApp's, with the default MaxWebhooks. It is for who stores apps for a
+// Dispatcher that runs elsewhere.
+func (a App) Validate() error {
+	if errs := a.validate(fmt.Sprintf("app %q: ", a.ID), Config{}.withDefaults().MaxWebhooks); len(errs) > 0 {
+		return fmt.Errorf("webhook: invalid app:\n%w", errors.Join(errs...))
+	}
+	return nil
+}
+
 // validate returns every fault of an app, each behind path. No message holds a secret, a header's value or a
 // URL's userinfo or query.
 func (a *App) validate(path string, maxWebhooks int) (errs []error) {

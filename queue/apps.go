@@ -1,27 +1,33 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pusherhooks/webhook"
 )
 
-// A storedApp is an app with its secrets: an App's own JSON leaves them out.
+// A storedApp is an app with its secrets, as workers need it: an App's own JSON leaves them out. One that was removed has its id only.
 type storedApp struct {
-	ID, Key, Secret string
-	Webhooks        []storedWebhook
+	ID       string
+	Removed  bool   `json:",omitempty"`
+	Key      string `json:",omitempty"`
+	Secret   string `json:",omitempty"`
+	Webhooks []storedWebhook
 }
 
 type storedWebhook struct {
 	URL     string
 	Types   []webhook.EventType
-	Prefix  string
-	Suffix  string
-	Headers map[string]string
+	Prefix  string            `json:",omitempty"`
+	Suffix  string            `json:",omitempty"`
+	Headers map[string]string `json:",omitempty"`
 }
 
 func encodeApp(a *webhook.App) ([]byte, error) {
@@ -29,31 +35,72 @@ func encodeApp(a *webhook.App) ([]byte, error) {
 	for _, h := range a.Webhooks {
 		s.Webhooks = append(s.Webhooks, storedWebhook{h.URL, h.EventTypes, h.Filter.ChannelNameStartsWith, h.Filter.ChannelNameEndsWith, h.Headers})
 	}
-	b, err := json.Marshal(s)
+	return versioned(s)
+}
+
+// versioned is something as it is stored in a bucket.
+func versioned(v any) ([]byte, error) {
+	b, err := json.Marshal(v)
 	return append([]byte{version}, b...), err
 }
 
-func decodeApp(b []byte) (a webhook.App, err error) {
+func decodeApp(b []byte) (a webhook.App, removed bool, err error) {
 	if err := checkVersion(b); err != nil {
-		return a, err
+		return a, false, err
 	}
 	var s storedApp
 	if json.Unmarshal(b[1:], &s) != nil {
-		return a, errPoison // json's error may quote what is secret
+		return a, false, errPoison // json's error may quote what is secret
 	}
 	a = webhook.App{ID: s.ID, Key: s.Key, Secret: webhook.Secret(s.Secret)}
 	for _, h := range s.Webhooks {
 		a.Webhooks = append(a.Webhooks, webhook.Webhook{URL: h.URL, EventTypes: h.Types, Headers: h.Headers,
 			Filter: webhook.Filter{ChannelNameStartsWith: h.Prefix, ChannelNameEndsWith: h.Suffix}})
 	}
-	return a, nil
+	return a, s.Removed, nil
 }
 
-// StoreApp stores an app, with its secret, so that a later process knows it.
-func (q *Queue) StoreApp(ctx context.Context, a webhook.App) error {
+// A storedRoute is what those who emit need to know of an app: what it wants, and neither whereto nor secrets.
+type storedRoute struct {
+	ID       string
+	Revision uint64 // of the app in WH_SECRETS
+	Removed  bool   `json:",omitempty"`
+	Wants    []storedWants
+}
+
+type storedWants struct {
+	Types  []webhook.EventType
+	Prefix string `json:",omitempty"`
+	Suffix string `json:",omitempty"`
+}
+
+func routeOf(a *webhook.App) storedRoute {
+	r := storedRoute{ID: a.ID}
+	for _, h := range a.Webhooks {
+		r.Wants = append(r.Wants, storedWants{h.EventTypes, h.Filter.ChannelNameStartsWith, h.Filter.ChannelNameEndsWith})
+	}
+	return r
+}
+
+func decodeRoute(b []byte) (r storedRoute, err error) {
+	if err := checkVersion(b); err != nil {
+		return r, err
+	}
+	if json.Unmarshal(b[1:], &r) != nil {
+		return r, errPoison
+	}
+	return r, nil
+}
+
+// SetApp adds an app for all nodes and workers, or replaces the one with the same id, and stores it with its secret. Workers know it within
+// milliseconds: what was emitted after SetApp is delivered by the new configuration.
+func (q *Queue) SetApp(ctx context.Context, a webhook.App) error {
+	if err := a.Validate(); err != nil {
+		return err
+	}
 	b, err := encodeApp(&a)
 	if err == nil {
-		_, err = q.apps.Put(ctx, token(a.ID), b)
+		err = q.setApp(ctx, routeOf(&a), b)
 	}
 	if err != nil {
 		return fmt.Errorf("queue: app %q not stored: %w", a.ID, err)
@@ -61,34 +108,114 @@ func (q *Queue) StoreApp(ctx context.Context, a webhook.App) error {
 	return nil
 }
 
-// ForgetApp deletes a stored app, and its secret with it.
-func (q *Queue) ForgetApp(ctx context.Context, id string) error {
-	if err := q.apps.Purge(ctx, token(id)); err != nil && !isNotFound(err) {
-		return fmt.Errorf("queue: app %q not forgotten: %w", id, err)
+// RemoveApp removes an app for all nodes and workers, and its secret with it. What is queued for it becomes dead letters of the endpoint
+// "_removed".
+func (q *Queue) RemoveApp(ctx context.Context, id string) error {
+	b, err := versioned(storedApp{ID: id, Removed: true})
+	if err == nil {
+		err = q.setApp(ctx, storedRoute{ID: id, Removed: true}, b)
+	}
+	if err != nil {
+		return fmt.Errorf("queue: app %q not removed: %w", id, err)
 	}
 	return nil
 }
 
-// StoredApps returns all that StoreApp has stored.
-func (q *Queue) StoredApps(ctx context.Context) (all []webhook.App, err error) {
-	watcher, err := q.apps.WatchAll(ctx, jetstream.IgnoreDeletes())
+// setApp has workers know an app before nodes do. Of two calls at once the later secret wins, and so must its route.
+func (q *Queue) setApp(ctx context.Context, r storedRoute, app []byte) (err error) {
+	key := token(r.ID)
+	if r.Revision, err = q.secrets.Put(ctx, key, app); err != nil {
+		return err
+	}
+	b, err := versioned(r)
 	if err != nil {
-		return nil, fmt.Errorf("queue: stored apps: %w", err)
+		return err
+	}
+	for {
+		revision := uint64(0)
+		switch entry, err := q.routes.Get(ctx, key); {
+		case err == nil:
+			revision = entry.Revision()
+			if old, err := decodeRoute(entry.Value()); errors.Is(err, errNewer) || err == nil && old.Revision > r.Revision {
+				return err
+			}
+		case !isNotFound(err):
+			return err
+		}
+		if _, err = q.routes.Update(ctx, key, b, revision); !isConflict(err) {
+			return err
+		}
+	}
+}
+
+// ReplaceApps makes these all of the queue's apps: it sets those that are new or have changed, and removes those that are not among
+// them.
+func (q *Queue) ReplaceApps(ctx context.Context, apps []webhook.App) error {
+	wanted := make(map[string]bool, len(apps))
+	var errs []error
+	for _, a := range apps {
+		if errs = append(errs, a.Validate()); wanted[a.ID] {
+			errs = append(errs, fmt.Errorf("queue: app %q: is there twice", a.ID))
+		}
+		wanted[a.ID] = true
+	}
+	stored, err := q.Apps(ctx)
+	if err = errors.Join(append(errs, err)...); err != nil {
+		return err
+	}
+	known := make(map[string]string, len(stored))
+	for _, a := range stored {
+		b, _ := encodeApp(&a)
+		known[a.ID] = string(b)
+		if !wanted[a.ID] {
+			errs = append(errs, q.RemoveApp(ctx, a.ID))
+		}
+	}
+	for _, a := range apps {
+		if b, _ := encodeApp(&a); known[a.ID] != string(b) {
+			errs = append(errs, q.SetApp(ctx, a))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Apps returns the queue's apps, with their secrets, sorted by id.
+func (q *Queue) Apps(ctx context.Context) (all []webhook.App, err error) {
+	watcher, err := q.secrets.WatchAll(ctx, jetstream.IgnoreDeletes())
+	if err != nil {
+		return nil, fmt.Errorf("queue: apps: %w", err)
 	}
 	defer func() { _ = watcher.Stop() }()
 	for {
 		select {
 		case entry, ok := <-watcher.Updates():
 			if entry == nil || !ok {
+				slices.SortFunc(all, func(a, b webhook.App) int { return cmp.Compare(a.ID, b.ID) })
 				return all, ctx.Err()
 			}
-			a, err := decodeApp(entry.Value())
+			a, removed, err := decodeApp(entry.Value())
 			if err != nil {
-				return nil, fmt.Errorf("queue: stored app: %w", err)
+				return nil, fmt.Errorf("queue: an app: %w", err)
 			}
-			all = append(all, a)
+			if !removed {
+				all = append(all, a)
+			}
 		case <-ctx.Done():
-			return nil, fmt.Errorf("queue: stored apps: %w", ctx.Err())
+			return nil, fmt.Errorf("queue: apps: %w", ctx.Err())
 		}
 	}
+}
+
+// appNow reads an app from the engine's leader.
+func (q *Queue) appNow(ctx context.Context, id string) (a webhook.App, known, removed bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	entry, err := q.secrets.Get(ctx, token(id))
+	if isNotFound(err) {
+		return a, false, false, nil
+	}
+	if err == nil {
+		a, removed, err = decodeApp(entry.Value())
+	}
+	return a, err == nil && !removed, removed, err
 }

@@ -17,7 +17,7 @@ import (
 type DeadLetter struct {
 	ID       uint64          // in order of time
 	App      string          // empty for a message that cannot be read
-	Endpoint string          // EndpointStatus.ID; or "_unknown" for an app that is not there, "_invalid" for what the Dispatcher does not take, "_poison" for what cannot be read
+	Endpoint string          // EndpointStatus.ID; or "_unknown" or "_removed" for an app that is not there, "_invalid" for what the Dispatcher does not take, "_poison" for what cannot be read
 	URL      string          // scheme and host of the endpoint
 	Reason   string          // why
 	Time     time.Time       // when it was stored
@@ -111,7 +111,7 @@ func readLetter(msg *jetstream.RawStreamMsg) (DeadLetter, error) {
 }
 
 // Replay puts dead letters back into the stream, as new events for the endpoint that they were given up for, and returns
-// how many events that is. They come behind what is queued, so out of order, and no timing rule looks at them again. Those for "_unknown" and "_invalid"
+// how many events that is. They come behind what is queued, so out of order, and no timing rule looks at them again. Those for "_unknown", "_removed" and "_invalid"
 // go to all that want them; those that cannot be read stay. If the endpoint is not there any more they become
 // dead letters again.
 //
@@ -142,7 +142,7 @@ func (q *Queue) Replay(ctx context.Context, f DeadFilter) (events int, err error
 
 func (q *Queue) replay(ctx context.Context, letter *DeadLetter) error {
 	only := letter.Endpoint
-	if only == unknownApp || only == invalidEvent {
+	if only == unknownApp || only == removedApp || only == invalidEvent {
 		only = ""
 	}
 	data := appendHead(nil, rand.Text(), only)

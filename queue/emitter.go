@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"log/slog"
 	"strconv"
 	"sync"
@@ -27,10 +26,12 @@ type EmitterConfig struct {
 	// MaxEventBytes is the largest event, its app's id included; at most 256 KiB, which is the default.
 	MaxEventBytes int
 
-	// Known reports whether there is an app of this id; if not that is webhook.ErrUnknownApp. Nil: there is.
+	// Known reports whether there is an app of this id; if not that is webhook.ErrUnknownApp. Nil: there is, unless
+	// Queue.RemoveApp has removed it.
 	Known func(app string) bool
 
-	// Wants reports whether anybody asks for an event; what nobody asks for is not stored. Nil: everything is.
+	// Wants reports whether anybody asks for an event; what nobody asks for is not stored. Nil: what the app's webhooks ask for that
+	// Queue.SetApp has stored, or everything if it has not.
 	Wants func(app string, t webhook.EventType, channel string) bool
 
 	Logger *slog.Logger // gets an Error when the engine does not store, every ten seconds at most. Default: discards
@@ -47,16 +48,18 @@ type EmitterStats struct {
 }
 
 // An Emitter takes events and has the engine store them, in order. Its methods may be called by any number of
-// goroutines. It has a goroutine only while something is not stored yet.
+// goroutines. It has a goroutine only while something is not stored yet, and one that follows the queue's apps if it has to know them.
 type Emitter struct {
 	q     *Queue
 	cfg   EmitterConfig
 	node  string
 	began time.Time
 	parts []*part
+	known *routes // nil if nobody asks
 
-	ctx    context.Context // ends when Close does
-	cancel context.CancelFunc
+	ctx      context.Context // ends when Close does
+	cancel   context.CancelFunc
+	watching sync.WaitGroup
 
 	bytes                               atomic.Int64
 	accepted, durable, refused, retries atomic.Uint64
@@ -124,12 +127,29 @@ func (q *Queue) NewEmitter(cfg EmitterConfig) (*Emitter, error) {
 	for i := range q.partitions {
 		e.parts = append(e.parts, &part{e: e, subject: eventSubject(i), shares: make(map[string]*share)})
 	}
+	if cfg.Known == nil || cfg.Wants == nil {
+		e.follow()
+	}
 	return e, nil
+}
+
+// follow has the emitter know the queue's apps.
+func (e *Emitter) follow() {
+	log := &limitedLog{Logger: e.cfg.Logger}
+	e.known = &routes{ids: make(map[string]string), log: log}
+	if e.cfg.Known == nil {
+		e.cfg.Known = e.known.known
+	}
+	if e.cfg.Wants == nil {
+		e.cfg.Wants = e.known.wants
+	}
+	apps := e.q.watch(routeBucket, "*", log, e.known.learn)
+	e.watching.Go(func() { apps.run(e.ctx) })
 }
 
 // Wants reports whether an event is worth being made.
 func (e *Emitter) Wants(app string, t webhook.EventType, channel string) bool {
-	return e.cfg.Wants == nil || e.cfg.Wants(app, t, channel)
+	return e.cfg.Wants(app, t, channel)
 }
 
 // Emit takes an event into memory, from where it is stored within milliseconds. It never blocks and does no I/O. Nil means
@@ -193,7 +213,7 @@ func (e *Emitter) check(app string, ev *webhook.Event) error {
 	if err := ev.Validate(); err != nil {
 		return err
 	}
-	if app == "" || e.cfg.Known != nil && !e.cfg.Known(app) {
+	if app == "" || !e.cfg.Known(app) {
 		return fmt.Errorf("%w %q", webhook.ErrUnknownApp, app)
 	}
 	if n := eventBytes(app, ev); n > e.cfg.MaxEventBytes {
@@ -203,15 +223,6 @@ func (e *Emitter) check(app string, ev *webhook.Event) error {
 }
 
 func (e *Emitter) part(app string) *part { return e.parts[partitionOf(app, len(e.parts))] }
-
-func partitionOf(app string, partitions int) int {
-	if partitions == 1 {
-		return 0
-	}
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(app))
-	return int(h.Sum32() % uint32(partitions))
-}
 
 // errFull is made once: a server under pressure may see it at every Emit.
 var errFull = fmt.Errorf("%w: the engine does not store as fast as events come", webhook.ErrQueueFull)
@@ -343,6 +354,9 @@ func (p *part) next() *filling {
 func (p *part) store(g *filling) error {
 	msg := &nats.Msg{Subject: p.subject, Data: g.buf}
 	id, logged := rand.Text(), time.Time{}
+	if p.e.known != nil {
+		setApps(g.buf, p.e.known.revision.Load())
+	}
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		setAge(g.buf, time.Since(p.e.began)-g.began)
 		err := p.e.q.publish(p.e.ctx, msg, id)
@@ -437,6 +451,7 @@ func (e *Emitter) Close(ctx context.Context) error {
 	for _, p := range e.parts {
 		p.done.Wait()
 	}
+	e.watching.Wait()
 	if s := e.Stats(); s.Unsynced > 0 && err != nil {
 		return fmt.Errorf("queue: closed before %s events were stored: %w", strconv.FormatUint(s.Unsynced, 10), err)
 	}
@@ -459,7 +474,9 @@ func (q *Queue) publish(ctx context.Context, msg *nats.Msg, id string) error {
 	return err
 }
 
-const publishTimeout = 5 * time.Second
+// publishTimeout is how long an answer may take. Where the leader of three servers has gone nobody answers what it had
+// been asked, and the next one is asked soon.
+const publishTimeout = 2 * time.Second
 
 // isNotFound reports whether an engine has no such thing.
 func isNotFound(err error) bool {

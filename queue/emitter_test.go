@@ -14,6 +14,12 @@ import (
 
 // stalled returns an emitter whose engine never answers.
 func stalled(t testing.TB, cfg EmitterConfig) *Emitter {
+	if cfg.Known == nil {
+		cfg.Known = func(string) bool { return true }
+	}
+	if cfg.Wants == nil {
+		cfg.Wants = func(string, webhook.EventType, string) bool { return true }
+	}
 	e, err := (&Queue{partitions: 1}).NewEmitter(cfg)
 	require.NoError(t, err)
 	e.parts[0].running = true

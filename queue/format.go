@@ -13,13 +13,13 @@ import (
 // What is stored begins with a version: groups of events, the record of how far they have got, letters and apps. A newer
 // one was written by a later version of this package, and is not touched.
 //
-// A group is its version, a byte of zero, the microseconds from its first event's Emit to its publication in eight
-// bytes, the node's name, the endpoint that it is for (empty: for all), and then event after event. An event is its app, a byte for its
+// A group is its version, a byte of zero, the microseconds from its first event's Emit to its publication and the revision of the
+// apps that the node knew, in eight bytes each, the node's name, the endpoint that it is for (empty: for all), and then event after event. An event is its app, a byte for its
 // type, the microseconds since the group's first, its channel and Node, and what its type has. Numbers are varints, strings and data have
 // their length before them.
 const (
 	version        = 1
-	groupHead      = 10
+	groupHead      = 18
 	maxGroupEvents = 1 << positionBits
 	maxGroupBytes  = 512 << 10 // an engine takes messages of 1 MiB
 )
@@ -67,7 +67,8 @@ func appendString[T string | []byte](dst []byte, s T) []byte {
 
 // appendHead begins a group.
 func appendHead(dst []byte, node, endpoint string) []byte {
-	dst = append(dst, version, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+	dst = append(dst, version, 0)
+	dst = append(dst, make([]byte, groupHead-2)...)
 	return appendString(appendString(dst, node), endpoint)
 }
 
@@ -75,6 +76,9 @@ func appendHead(dst []byte, node, endpoint string) []byte {
 func setAge(group []byte, age time.Duration) {
 	binary.BigEndian.PutUint64(group[2:], uint64(max(0, age.Microseconds())))
 }
+
+// setApps notes which apps the node knew.
+func setApps(group []byte, revision uint64) { binary.BigEndian.PutUint64(group[10:], revision) }
 
 func appendEvent(dst []byte, app string, e *webhook.Event, after time.Duration) []byte {
 	dst = append(appendString(dst, app), codeOf(e.Type))
@@ -103,6 +107,7 @@ type group struct {
 	node     string
 	endpoint string // the only one that it is for, if not empty
 	age      time.Duration
+	apps     uint64 // the revision that the node knew
 	items    []item
 }
 
@@ -172,6 +177,7 @@ func decodeGroup(b []byte) (g group, err error) {
 		return g, errPoison
 	}
 	g.age = time.Duration(min(binary.BigEndian.Uint64(b[2:]), 1<<53)) * time.Microsecond
+	g.apps = binary.BigEndian.Uint64(b[10:])
 	s := scanner{rest: b[groupHead:]}
 	g.node, g.endpoint = s.string(), s.string()
 	app, node := "", ""

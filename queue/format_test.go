@@ -53,7 +53,7 @@ func TestANewerVersionIsNotPoison(t *testing.T) {
 		"group":  func(b []byte) error { _, err := decodeGroup(b); return err },
 		"record": func(b []byte) error { _, err := decodeRecord(b); return err },
 		"letter": func(b []byte) error { _, _, err := decodeLetter(b); return err },
-		"app":    func(b []byte) error { _, err := decodeApp(b); return err },
+		"app":    func(b []byte) error { _, _, err := decodeApp(b); return err },
 	} {
 		require.ErrorIs(t, decode([]byte{version + 1, 'x'}), errNewer, name)
 		require.ErrorIs(t, decode([]byte{0, 'x'}), errPoison, name)
@@ -124,7 +124,7 @@ func TestAnAppComesBackWithItsSecrets(t *testing.T) {
 		Filter: webhook.Filter{ChannelNameStartsWith: "a", ChannelNameEndsWith: "b"}, Headers: map[string]string{"Authorization": "x"}}}}
 	b, err := encodeApp(&want)
 	require.NoError(t, err)
-	got, err := decodeApp(b)
+	got, _, err := decodeApp(b)
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 }

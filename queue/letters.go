@@ -18,6 +18,7 @@ import (
 // Endpoints of letters about what has none. An endpoint's id is a hash, so none begins like these.
 const (
 	unknownApp   = "_unknown" // no app has this id
+	removedApp   = "_removed" // the app was removed
 	invalidEvent = "_invalid" // the Dispatcher does not take the event
 	poison       = "_poison"  // a message that cannot be read
 )
@@ -164,7 +165,7 @@ func (l *letters) run() {
 func (l *letters) store(one *letter) bool {
 	size := len(one.group)
 	if !one.note.Raw {
-		size -= groupHead + 2
+		size -= groupHead + 2 // which add does not count
 	}
 	data, err := encodeLetter(one.note, one.group)
 	if err != nil { // strings always are JSON

@@ -3,6 +3,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -16,8 +17,16 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Config is of the streams. The zero value of every field means its default.
+// Config is of the streams. They are made by the first process that opens the queue; what a later one leaves zero stays as
+// it is.
 type Config struct {
+	// Partitions is how many ways the events are divided, by app: so many workers can share them at most. It is
+	// fixed when the streams are made, and another number is an error then. Default 16.
+	Partitions int
+
+	// Replicas is on how many servers everything is stored. Default 3 in a cluster of servers, else 1.
+	Replicas int
+
 	// MaxBytes bounds the events that are stored and have not ended. When it is reached nothing is stored until some
 	// have, and then Emit returns webhook.ErrQueueFull. Default 1 GiB.
 	MaxBytes int64
@@ -34,8 +43,9 @@ type Config struct {
 const (
 	eventStream  = "WH_EV"
 	deadStream   = "WH_DEAD"
-	recordBucket = "WH_LEASE"
-	appBucket    = "WH_SECRETS"
+	leaseBucket  = "WH_LEASE"   // p.<partition>: its record; m.<worker>: a sign of life
+	routeBucket  = "WH_ROUTES"  // what apps want, for whoever emits
+	secretBucket = "WH_SECRETS" // the apps, for workers
 
 	nonceKey      = "webhook.nonce"
 	partitionsKey = "webhook.partitions"
@@ -43,19 +53,22 @@ const (
 
 func eventSubject(partition int) string { return "wh.ev." + strconv.Itoa(partition) }
 
+func recordKey(partition int) string { return "p." + strconv.Itoa(partition) }
+
 // A Queue is the streams of one engine.
 type Queue struct {
 	nc         *nats.Conn
 	js         jetstream.JetStream
-	cfg        Config
+	cfg        Config // as the streams are
 	partitions int
-	records    jetstream.KeyValue
-	apps       jetstream.KeyValue
+	leases     jetstream.KeyValue
+	routes     jetstream.KeyValue
+	secrets    jetstream.KeyValue
 }
 
-// Open creates the streams, or checks those that are there and sets their limits to cfg's. ctx bounds it.
+// Open makes the streams, or checks those that are there and sets their limits to cfg's. ctx bounds it. The connection stays the
+// caller's, who should let it reconnect for ever (nats.MaxReconnects(-1)) and close it last.
 func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Queue, error) {
-	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
@@ -63,83 +76,161 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Queue, error) {
 	if err != nil {
 		return nil, fmt.Errorf("queue: %w", err)
 	}
-	q := &Queue{nc: nc, js: js, cfg: cfg, partitions: 1}
+	q := &Queue{nc: nc, js: js, cfg: cfg}
+	if q.cfg.Replicas == 0 {
+		q.cfg.Replicas = 1
+		if nc.ConnectedClusterName() != "" {
+			q.cfg.Replicas = 3
+		}
+	}
 	if err := q.openEvents(ctx); err != nil {
 		return nil, err
 	}
 	if err := q.openDead(ctx); err != nil {
 		return nil, err
 	}
-	if q.records, err = js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: recordBucket, Storage: jetstream.FileStorage}); err != nil {
-		return nil, fmt.Errorf("queue: bucket %s: %w", recordBucket, err)
-	}
-	if q.apps, err = js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: appBucket, Storage: jetstream.FileStorage}); err != nil {
-		return nil, fmt.Errorf("queue: bucket %s: %w", appBucket, err)
+	for name, bucket := range map[string]*jetstream.KeyValue{leaseBucket: &q.leases, routeBucket: &q.routes, secretBucket: &q.secrets} {
+		if *bucket, err = q.openBucket(ctx, name); err != nil {
+			return nil, err
+		}
 	}
 	return q, nil
 }
 
-// withDefaults fills in what is zero.
-func (c Config) withDefaults() Config {
-	if c.MaxBytes == 0 {
-		c.MaxBytes = 1 << 30
-	}
-	if c.MaxDeadBytes == 0 {
-		c.MaxDeadBytes = 256 << 20
-	}
-	if c.MaxDeadAge == 0 {
-		c.MaxDeadAge = 7 * 24 * time.Hour
-	}
-	return c
-}
-
 func (c Config) validate() error {
 	var errs []error
-	for _, limit := range []struct {
-		name  string
-		bytes int64
-	}{{"MaxBytes", c.MaxBytes}, {"MaxDeadBytes", c.MaxDeadBytes}} {
-		if limit.bytes < 2*maxGroupBytes {
-			errs = append(errs, fmt.Errorf("queue: %s: must be at least %d, is %d", limit.name, 2*maxGroupBytes, limit.bytes))
+	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf("queue: "+format, args...)) }
+	if c.Partitions < 0 || c.Partitions > maxPartitions {
+		fault("Partitions: must be from 1 to %d, is %d", maxPartitions, c.Partitions)
+	}
+	if c.Replicas < 0 || c.Replicas > 5 {
+		fault("Replicas: must be from 1 to 5, is %d", c.Replicas)
+	}
+	for name, bytes := range map[string]int64{"MaxBytes": c.MaxBytes, "MaxDeadBytes": c.MaxDeadBytes} {
+		if bytes != 0 && bytes < 2*maxGroupBytes {
+			fault("%s: must be at least %d, is %d", name, 2*maxGroupBytes, bytes)
 		}
 	}
-	if c.MaxDeadAge < time.Second {
-		errs = append(errs, fmt.Errorf("queue: MaxDeadAge: must be at least a second, is %v", c.MaxDeadAge))
+	if c.MaxDeadAge != 0 && c.MaxDeadAge < time.Second {
+		fault("MaxDeadAge: must be at least a second, is %v", c.MaxDeadAge)
 	}
 	return errors.Join(errs...)
 }
 
+// maxPartitions is less than the consumers that a stream may have, of which each partition has one.
+const maxPartitions = 512
+
+// openEvents makes or checks the stream of events, and notes how many partitions it has.
 func (q *Queue) openEvents(ctx context.Context) error {
-	metadata := map[string]string{nonceKey: rand.Text(), partitionsKey: strconv.Itoa(q.partitions)}
-	switch s, err := q.js.Stream(ctx, eventStream); {
-	case err == nil:
-		if n := s.CachedInfo().Config.Metadata[partitionsKey]; n != metadata[partitionsKey] {
-			return fmt.Errorf("queue: stream %s has %q partitions, which cannot be changed to %d", eventStream, n, q.partitions)
+	info, err := q.openStream(ctx, eventStream, func(old *jetstream.StreamConfig) (jetstream.StreamConfig, error) {
+		metadata := map[string]string{nonceKey: rand.Text(), partitionsKey: strconv.Itoa(cmp.Or(q.cfg.Partitions, 16))}
+		if old != nil {
+			if n := old.Metadata[partitionsKey]; q.cfg.Partitions != 0 && n != metadata[partitionsKey] {
+				return *old, fmt.Errorf("it has %q partitions, which cannot be changed to %d", n, q.cfg.Partitions)
+			}
+			metadata = old.Metadata
 		}
-		metadata[nonceKey] = s.CachedInfo().Config.Metadata[nonceKey]
-	case !isNotFound(err):
-		return fmt.Errorf("queue: stream %s: %w", eventStream, err)
-	}
-	_, err := q.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name: eventStream, Subjects: []string{"wh.ev.*"}, Storage: jetstream.FileStorage, Retention: jetstream.LimitsPolicy,
-		Discard: jetstream.DiscardNew, MaxBytes: q.cfg.MaxBytes, Duplicates: 2 * time.Minute, Metadata: metadata,
+		return jetstream.StreamConfig{
+			Name: eventStream, Subjects: []string{"wh.ev.*"}, Storage: jetstream.FileStorage, Retention: jetstream.LimitsPolicy, Replicas: q.cfg.Replicas,
+			Discard: jetstream.DiscardNew, MaxBytes: limit(q.cfg.MaxBytes, old, 1<<30), Duplicates: 2 * time.Minute, Metadata: metadata,
+		}, nil
 	})
 	if err != nil {
-		return fmt.Errorf("queue: stream %s: %w", eventStream, err)
+		return err
 	}
+	q.cfg.MaxBytes = info.Config.MaxBytes
+	q.partitions, err = strconv.Atoi(info.Config.Metadata[partitionsKey])
+	if err != nil || q.partitions < 1 || q.partitions > maxPartitions {
+		return fmt.Errorf("queue: stream %s: its metadata does not say how many partitions it has: %q", eventStream, info.Config.Metadata[partitionsKey])
+	}
+	q.cfg.Partitions = q.partitions
 	return nil
 }
 
 func (q *Queue) openDead(ctx context.Context) error {
-	_, err := q.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name: deadStream, Subjects: []string{"wh.dead.*.*"}, Storage: jetstream.FileStorage, Retention: jetstream.LimitsPolicy,
-		Discard: jetstream.DiscardOld, MaxBytes: q.cfg.MaxDeadBytes, MaxAge: q.cfg.MaxDeadAge, Duplicates: min(2*time.Minute, q.cfg.MaxDeadAge),
-		MaxMsgsPerSubject: max(1024, q.cfg.MaxDeadBytes/deadShare/4096), // small ones take room too; see letters.bound for others
+	info, err := q.openStream(ctx, deadStream, func(old *jetstream.StreamConfig) (jetstream.StreamConfig, error) {
+		bytes, age := limit(q.cfg.MaxDeadBytes, old, 256<<20), q.cfg.MaxDeadAge
+		if age == 0 && old != nil {
+			age = old.MaxAge
+		}
+		age = cmp.Or(age, 7*24*time.Hour)
+		return jetstream.StreamConfig{
+			Name: deadStream, Subjects: []string{"wh.dead.*.*"}, Storage: jetstream.FileStorage, Retention: jetstream.LimitsPolicy, Replicas: q.cfg.Replicas,
+			Discard: jetstream.DiscardOld, MaxBytes: bytes, MaxAge: age, Duplicates: min(2*time.Minute, age),
+			MaxMsgsPerSubject: max(1024, bytes/deadShare/4096), // small ones take room too; see letters.bound for others
+		}, nil
+	})
+	if err == nil {
+		q.cfg.MaxDeadBytes, q.cfg.MaxDeadAge = info.Config.MaxBytes, info.Config.MaxAge
+	}
+	return err
+}
+
+// limit is one that is set, or is as it was, or has its default.
+func limit(bytes int64, old *jetstream.StreamConfig, otherwise int64) int64 {
+	if bytes == 0 && old != nil {
+		bytes = old.MaxBytes
+	}
+	return cmp.Or(bytes, otherwise)
+}
+
+// openStream makes a stream, or gives the one that is there the config that want returns. Of two processes that make it at the same
+// time the second takes that of the first.
+func (q *Queue) openStream(ctx context.Context, name string, want func(old *jetstream.StreamConfig) (jetstream.StreamConfig, error)) (*jetstream.StreamInfo, error) {
+	wrap := func(err error) error { return fmt.Errorf("queue: stream %s: %w", name, err) }
+	for {
+		stream, err := q.js.Stream(ctx, name)
+		if err != nil && !isNotFound(err) {
+			return nil, wrap(err)
+		}
+		if err != nil {
+			cfg, err := want(nil)
+			if err == nil {
+				stream, err = q.js.CreateStream(ctx, cfg)
+			}
+			switch {
+			case err == nil:
+				return stream.CachedInfo(), nil
+			case !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse):
+				return nil, wrap(err)
+			}
+			continue
+		}
+		cfg, err := want(&stream.CachedInfo().Config)
+		if err != nil {
+			return nil, wrap(err)
+		}
+		if old := stream.CachedInfo().Config; sameLimits(&old, &cfg) {
+			return stream.CachedInfo(), nil
+		}
+		if stream, err = q.js.UpdateStream(ctx, cfg); err != nil {
+			return nil, wrap(err)
+		}
+		return stream.CachedInfo(), nil
+	}
+}
+
+func sameLimits(a, b *jetstream.StreamConfig) bool {
+	return a.MaxBytes == b.MaxBytes && a.MaxAge == b.MaxAge && a.Replicas == b.Replicas && a.MaxMsgsPerSubject == b.MaxMsgsPerSubject && a.Duplicates == b.Duplicates
+}
+
+// openBucket makes a bucket, or opens the one that is there. Its stream is one that only the leader is asked for, as what a
+// follower says may be old: leases and secrets are decided by what is read.
+func (q *Queue) openBucket(ctx context.Context, name string) (jetstream.KeyValue, error) {
+	_, err := q.openStream(ctx, "KV_"+name, func(old *jetstream.StreamConfig) (jetstream.StreamConfig, error) {
+		return jetstream.StreamConfig{
+			Name: "KV_" + name, Subjects: []string{"$KV." + name + ".>"}, Storage: jetstream.FileStorage, Replicas: q.cfg.Replicas, MaxMsgsPerSubject: 1,
+			MaxBytes: -1, Discard: jetstream.DiscardNew, Duplicates: 2 * time.Minute, AllowRollup: true, DenyDelete: true,
+		}, nil
 	})
 	if err != nil {
-		return fmt.Errorf("queue: stream %s: %w", deadStream, err)
+		return nil, err
 	}
-	return nil
+	kv, err := q.js.KeyValue(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("queue: bucket %s: %w", name, err)
+	}
+	return kv, nil
 }
 
 // token is what stands for an app in subjects and keys: an id may hold what has a meaning there.

@@ -1,11 +1,13 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -15,23 +17,44 @@ import (
 
 // A reader has the Dispatcher take the events of one partition, and notes how far they have got.
 type reader struct {
-	w       *Worker
-	subject string
-	key     string // of the record
+	w         *Worker
+	partition int
+	leaving   atomic.Bool   // it is not this worker's for long
+	lost      atomic.Bool   // it is another's
+	gone      chan struct{} // closed when it has left
 
 	track    *tracking
+	before   string // the owner before
+	epoch    uint64
 	revision uint64               // of the record
-	floor    uint64               // before which everything was purged
+	floor    atomic.Uint64        // before which everything was purged
+	noted    time.Time            // when the record was written, by this clock
 	last     map[string]time.Time // by node: no event happened before its predecessor
-	opened   time.Time            // zero unless nobody was there for long, see away
-	shifted  uint64               // up to this sequence
-	shift    time.Duration        // by so much, once the first was read
+	skew     time.Duration        // how far this clock is ahead of the engine's, if that is a second or more
+	standing standing
 
-	ctx     context.Context
-	cancel  context.CancelFunc
-	reading sync.WaitGroup
-	noting  sync.WaitGroup
+	ctx      context.Context
+	cancel   context.CancelFunc
+	reading  sync.WaitGroup
+	noting   sync.WaitGroup
+	writing  sync.Mutex // held while the record is written
+	finished bool       // nobody has the partition by it
 }
+
+// A standing is that nobody was there for longer than RetryFor. Then every event would be too old to be tried twice, so they
+// count as if the first of them had happened when somebody came.
+type standing struct {
+	ended time.Time     // zero if there was none
+	last  uint64        // the last sequence that it concerns
+	shift time.Duration // known once the first was read
+}
+
+func newReader(w *Worker, partition int) *reader {
+	return &reader{w: w, partition: partition, gone: make(chan struct{}), last: make(map[string]time.Time)}
+}
+
+// has reports whether an app is in the partition.
+func (r *reader) has(app string) bool { return partitionOf(app, r.w.q.partitions) == r.partition }
 
 // A tracked event is in the Dispatcher.
 type tracked struct {
@@ -70,18 +93,18 @@ func (r *reader) locate(ctx context.Context) error {
 	info := stream.CachedInfo()
 	nonce, first, last := info.Config.Metadata[nonceKey], info.State.FirstSeq, info.State.LastSeq
 	rec := record{Stream: nonce, Next: positionOf(max(1, first), 0)}
-	entry, err := r.w.q.records.Get(ctx, r.key)
+	entry, err := r.w.q.leases.Get(ctx, recordKey(r.partition))
 	switch {
 	case isNotFound(err):
 		r.revision = 0
 	case err != nil:
-		return fmt.Errorf("queue: record %s: %w", r.key, err)
+		return fmt.Errorf("queue: record %d: %w", r.partition, err)
 	default:
-		r.revision = entry.Revision()
 		old, err := decodeRecord(entry.Value())
 		if err != nil {
-			return fmt.Errorf("queue: record %s: %w", r.key, err)
+			return fmt.Errorf("queue: record %d: %w", r.partition, err)
 		}
+		r.revision, r.before, r.epoch = entry.Revision(), old.Owner, old.Epoch
 		if old.Stream == nonce && old.Next.seq() <= last+1 {
 			rec = old
 		} else {
@@ -89,27 +112,36 @@ func (r *reader) locate(ctx context.Context) error {
 			r.w.log.Warn("webhook queue: the stream is not the one that was read last; all of it is read again",
 				"messages", info.State.Msgs, "recreated", old.Stream != nonce)
 		}
-		r.away(entry.Created(), info.State.LastTime, last)
+		r.noted = entry.Created()
+		if info.State.LastTime.After(r.noted) {
+			r.noted = info.State.LastTime
+		}
+		r.standing.last = last
 	}
-	r.floor = max(1, first)
+	r.epoch++
+	r.floor.Store(max(1, first))
 	r.track = newTracking(rec)
-	r.track.changed = true // who has the partition now, and of which stream
 	return nil
 }
 
-// away notes whether nobody was there for longer than RetryFor. Then every event would be too old to be tried twice, so
-// they count as if the first of them had happened now.
-func (r *reader) away(noted, stored time.Time, last uint64) {
-	if stored.After(noted) {
-		noted = stored
+// own writes that the partition is this worker's, if nobody has written the record since it was located.
+func (r *reader) own(ctx context.Context) error {
+	rec := r.track.from
+	rec.Owner, rec.Epoch = r.w.id, r.epoch
+	if err := r.set(ctx, &rec); err != nil || r.noted.IsZero() {
+		return err
 	}
-	retryFor := r.w.cfg.RetryFor
-	if retryFor == 0 {
-		retryFor = 5 * time.Minute
+	entry, err := r.w.q.leases.Get(ctx, recordKey(r.partition))
+	if err != nil {
+		return err
 	}
-	if time.Since(noted) > retryFor {
-		r.opened, r.shifted = time.Now(), last
+	if skew := time.Since(entry.Created()); skew.Abs() >= time.Second {
+		r.skew = skew
 	}
+	if entry.Created().Sub(r.noted) > cmp.Or(r.w.cfg.RetryFor, 5*time.Minute) {
+		r.standing.ended = entry.Created()
+	}
+	return nil
 }
 
 func (r *reader) start() {
@@ -127,56 +159,30 @@ func (r *reader) stop() {
 }
 
 func (r *reader) run() {
-	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		began := time.Now()
+	again(r.ctx, r.w.log, "webhook queue: not read, tried again", func() (bool, error) {
 		err := r.read()
-		if r.ctx.Err() != nil {
-			return
+		if errors.Is(err, errNewer) && r.ctx.Err() == nil {
+			r.w.owner.fail(r, err)
+			return false, err
 		}
-		if stoppable(err) {
-			r.w.stop(err)
-			return
-		}
-		r.w.log.limited("webhook queue: not read, tried again", err)
-		if time.Since(began) > time.Minute {
-			wait = 10 * time.Millisecond
-		}
-		if !sleep(r.ctx, wait) {
-			return
-		}
-	}
+		return true, err
+	})
 }
 
-// prefetched bounds the messages that were asked for and not handled.
-const prefetched = 4 << 20
-
-// read reads until something fails. Nothing is acknowledged: how far the reader is, it says itself.
+// read reads until something fails.
 func (r *reader) read() error {
-	consumer, err := r.w.q.js.OrderedConsumer(r.ctx, eventStream, jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{r.subject}, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(1, r.track.at.seq()),
+	stream, err := r.w.q.js.Stream(r.ctx, eventStream)
+	if err != nil {
+		return err
+	}
+	from := jetstream.ConsumerConfig{FilterSubject: eventSubject(r.partition), DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(1, r.track.at.seq())}
+	heartbeat := heartbeatEvery
+	if r.w.cfg.Alone {
+		heartbeat = heartbeatAlone
+	}
+	return r.w.q.follow(r.ctx, stream, from, heartbeat, func() {}, func(msg jetstream.Msg, about *jetstream.MsgMetadata) error {
+		return r.handle(msg.Data(), about.Sequence.Stream, about.Timestamp)
 	})
-	if err != nil {
-		return err
-	}
-	messages, err := consumer.Messages(jetstream.PullMaxMessagesWithBytesLimit(1000, prefetched))
-	if err != nil {
-		return err
-	}
-	defer messages.Stop()
-	defer context.AfterFunc(r.ctx, messages.Stop)()
-	for {
-		msg, err := messages.Next()
-		if err != nil {
-			return err
-		}
-		about, err := msg.Metadata()
-		if err != nil {
-			return err
-		}
-		if err := r.handle(msg.Data(), about.Sequence.Stream, about.Timestamp); err != nil {
-			return err
-		}
-	}
 }
 
 // handle has the Dispatcher take a message's events.
@@ -189,12 +195,10 @@ func (r *reader) handle(data []byte, seq uint64, stored time.Time) error {
 		r.poison(data, seq, err)
 		return nil
 	}
-	if seq <= r.shifted {
-		if r.shift == 0 {
-			r.shift = r.opened.Sub(stored.Add(-g.age))
-		}
-		stored = stored.Add(r.shift)
+	if err := r.knows(g.apps); err != nil {
+		return err
 	}
+	stored = r.when(stored, seq, g.age)
 	began, last := stored.Add(-g.age), r.last[g.node]
 	for i := range g.items {
 		p := positionOf(seq, i)
@@ -210,7 +214,11 @@ func (r *reader) handle(data []byte, seq uint64, stored time.Time) error {
 		if r.w.letters.room(r.ctx); r.ctx.Err() != nil {
 			return r.ctx.Err()
 		}
-		if err := r.emit(p, one, g.endpoint); err != nil {
+		err := r.emit(p, one, g.endpoint)
+		if errors.Is(err, webhook.ErrUnknownApp) {
+			err = r.unknown(p, one, g.endpoint)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -222,6 +230,39 @@ func (r *reader) handle(data []byte, seq uint64, stored time.Time) error {
 	r.track.read(positionOf(seq+1, 0))
 	r.track.reading.Unlock()
 	return nil
+}
+
+// knows waits until the worker knows the apps that a node knew, unless the engine itself does not: it has an older copy of them.
+func (r *reader) knows(revision uint64) error {
+	if r.w.apps == nil {
+		return nil
+	}
+	for {
+		ctx, cancel := context.WithTimeout(r.ctx, publishTimeout)
+		err := r.w.apps.reached(ctx, revision)
+		cancel()
+		if err == nil || r.ctx.Err() != nil {
+			return r.ctx.Err()
+		}
+		stream, err := r.w.q.js.Stream(r.ctx, "KV_"+secretBucket)
+		if err != nil {
+			return err
+		}
+		if stream.CachedInfo().State.LastSeq < revision {
+			return nil
+		}
+	}
+}
+
+// when is when a message was stored, by this clock. An event whose time is the engine's may not be older than it is.
+func (r *reader) when(stored time.Time, seq uint64, age time.Duration) time.Time {
+	if s := &r.standing; !s.ended.IsZero() && seq <= s.last {
+		if s.shift == 0 {
+			s.shift = s.ended.Sub(stored.Add(-age))
+		}
+		stored = stored.Add(s.shift)
+	}
+	return stored.Add(r.skew)
 }
 
 // emit has the Dispatcher take one event.
@@ -239,15 +280,41 @@ func (r *reader) emit(p position, one *item, only string) error {
 	e.ticket.Untimed = only != "" || again && !t.wasHeld[p] // it has passed the rules before
 	err := r.w.d.EmitTicket(one.app, one.event, &e.ticket)
 	switch {
-	case errors.Is(err, webhook.ErrClosed):
+	case errors.Is(err, webhook.ErrClosed), errors.Is(err, webhook.ErrUnknownApp):
 		return err
-	case errors.Is(err, webhook.ErrUnknownApp):
-		r.dead(p, one, unknownApp, "no app has this id")
 	case err != nil:
 		r.dead(p, one, invalidEvent, err.Error())
 	case only != "" && !e.found && t.wants(only, p): // else it was one before
 		r.dead(p, one, only, "the app has no such endpoint any more, or it does not want the event")
 	}
+	r.w.read.Add(1)
+	t.read(p + 1)
+	return nil
+}
+
+// unknown is for an event of an app that the Dispatcher does not know. It asks the engine's leader before it makes a dead letter.
+func (r *reader) unknown(p position, one *item, only string) error {
+	a, known, removed, err := r.w.q.appNow(r.ctx, one.app)
+	switch {
+	case err != nil:
+		return err
+	case known && r.w.apps != nil:
+		if err := r.w.d.SetApp(a); err != nil {
+			return r.lay(p, one, invalidEvent, err.Error())
+		}
+		return r.emit(p, one, only)
+	case removed:
+		return r.lay(p, one, removedApp, "the app was removed")
+	}
+	return r.lay(p, one, unknownApp, "no app has this id")
+}
+
+// lay makes a dead letter of an event and goes on.
+func (r *reader) lay(p position, one *item, endpoint, reason string) error {
+	t := r.track
+	t.reading.Lock()
+	defer t.reading.Unlock()
+	r.dead(p, one, endpoint, reason)
 	r.w.read.Add(1)
 	t.read(p + 1)
 	return nil
@@ -275,13 +342,16 @@ func (r *reader) poison(data []byte, seq uint64, err error) {
 	t.read(positionOf(seq+1, 0))
 }
 
-// note writes the record while the reader runs.
+// note writes the record while the reader runs: if it has changed, or to show that it gets on.
 func (r *reader) note() {
-	for sleep(r.ctx, r.w.cfg.RecordInterval) {
-		switch err := r.write(r.ctx); {
+	for written := time.Now(); sleep(r.ctx, r.w.cfg.RecordInterval); {
+		show := !r.w.cfg.Alone && time.Since(written) >= r.w.cfg.Lease && r.track.busy()
+		switch err := r.write(r.ctx, show); {
+		case err == nil && show:
+			written = time.Now()
 		case err == nil || r.ctx.Err() != nil:
-		case stoppable(err):
-			r.w.stop(err)
+		case errors.Is(err, errTaken):
+			r.w.owner.fail(r, err)
 			r.cancel()
 		default:
 			r.w.log.limited("webhook queue: record not written, tried again", err)
@@ -289,63 +359,88 @@ func (r *reader) note() {
 	}
 }
 
-// finish writes the last record.
-func (r *reader) finish(ctx context.Context) error {
-	if r.w.failure.Load() != nil {
-		return nil // it was said, and the partition may be another's
+// finish writes the last record, and nothing is written after it.
+func (r *reader) finish(ctx context.Context, owner string) error {
+	for {
+		err := r.writeAs(ctx, owner, true)
+		if err == nil || r.lost.Load() || errors.Is(err, errTaken) { // then it is another's
+			return nil
+		}
+		if !sleep(ctx, 10*time.Millisecond) {
+			return fmt.Errorf("queue: record %d: %w", r.partition, err)
+		}
 	}
-	if err := r.write(ctx); err != nil {
-		return fmt.Errorf("queue: record %s: %w", r.key, err)
-	}
-	return nil
 }
 
-// write writes the record by compare-and-set, and has the engine forget what nobody needs any more.
-func (r *reader) write(ctx context.Context) error {
-	t := r.track
-	rec, changed := t.snapshot(r.w.id)
-	if !changed {
-		return nil
-	}
-	if err := r.set(ctx, &rec); err != nil {
-		t.mu.Lock()
-		t.changed = true
-		t.mu.Unlock()
+func (r *reader) write(ctx context.Context, anyway bool) error { return r.writeAs(ctx, r.w.id, anyway) }
+
+// writeAs writes the record if it has changed, and has the engine forget what nobody needs any more.
+func (r *reader) writeAs(ctx context.Context, owner string, anyway bool) error {
+	floor, err := r.record(ctx, owner, anyway)
+	if err != nil {
 		return err
 	}
-	floor := rec.floor().seq()
-	if floor <= r.floor || floor <= 1 { // a purge up to nothing was one of everything, in old engines
+	if floor <= 1 || floor <= r.floor.Load() { // a purge up to nothing was one of everything, in old engines
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
 	stream, err := r.w.q.js.Stream(ctx, eventStream)
 	if err != nil {
 		return err
 	}
-	if err := stream.Purge(ctx, jetstream.WithPurgeSubject(r.subject), jetstream.WithPurgeSequence(floor)); err != nil {
+	if err := stream.Purge(ctx, jetstream.WithPurgeSubject(eventSubject(r.partition)), jetstream.WithPurgeSequence(floor)); err != nil {
 		return err
 	}
-	r.floor = floor
+	r.floor.Store(floor)
 	return nil
+}
+
+// record writes the record, and returns the first sequence that is needed.
+func (r *reader) record(ctx context.Context, owner string, anyway bool) (floor uint64, err error) {
+	r.writing.Lock()
+	defer r.writing.Unlock()
+	t := r.track
+	if r.finished {
+		return 0, nil
+	}
+	rec, ok := t.snapshot(owner, anyway)
+	if !ok {
+		return 0, nil
+	}
+	rec.Epoch = r.epoch
+	if err := r.set(ctx, &rec); err != nil {
+		t.mu.Lock()
+		t.changed = true
+		t.mu.Unlock()
+		return 0, err
+	}
+	r.finished = owner == ""
+	return rec.floor().seq(), nil
 }
 
 // set writes the record if nobody else has since this reader did.
 func (r *reader) set(ctx context.Context, rec *record) error {
-	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	ctx, cancel := context.WithTimeout(ctx, min(publishTimeout, r.w.cfg.Lease/3)) // renew waits for it
 	defer cancel()
 	data, err := rec.encode()
 	if err != nil {
 		return err
 	}
-	revision, err := r.w.q.records.Update(ctx, r.key, data, r.revision)
+	key := recordKey(r.partition)
+	revision, err := r.w.q.leases.Update(ctx, key, data, r.revision)
 	if isConflict(err) { // perhaps with a write of ours that we have not heard of
-		entry, failed := r.w.q.records.Get(ctx, r.key)
+		entry, failed := r.w.q.leases.Get(ctx, key)
 		if failed != nil {
 			return failed
 		}
-		if old, failed := decodeRecord(entry.Value()); failed != nil || old.Owner != r.w.id {
+		if old, failed := decodeRecord(entry.Value()); failed != nil || old.Owner != r.w.id || old.Epoch != r.epoch {
 			return errTaken
 		}
-		revision, err = r.w.q.records.Update(ctx, r.key, data, entry.Revision())
+		revision, err = r.w.q.leases.Update(ctx, key, data, entry.Revision())
+	}
+	if isConflict(err) {
+		return errTaken
 	}
 	if err == nil {
 		r.revision = revision

@@ -13,7 +13,8 @@ import (
 // first unfinished position, because events reach it in order; what timing rules hold has reached nobody.
 type record struct {
 	Stream string              `json:"stream"` // the nonce of the stream that the positions are of
-	Owner  string              `json:"owner"`
+	Owner  string              `json:"owner"`  // empty: nobody
+	Epoch  uint64              `json:"epoch"`  // of the owner: one more than that of the one before
 	Next   position            `json:"next"`
 	Pend   map[string]position `json:"pend,omitempty"` // endpoint: its first unfinished position
 	Held   []position          `json:"held,omitempty"`
@@ -177,13 +178,20 @@ func (t *tracking) read(p position) {
 	t.at, t.changed = p, true
 }
 
-// snapshot returns the record of this moment, or false if it is the one of before.
-func (t *tracking) snapshot(owner string) (record, bool) {
+// busy reports whether something has not ended.
+func (t *tracking) busy() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.lanes) > 0 || len(t.held) > 0
+}
+
+// snapshot returns the record of this moment, or false if it is the one of before and is not wanted anyway.
+func (t *tracking) snapshot(owner string, anyway bool) (record, bool) {
 	t.reading.Lock()
 	defer t.reading.Unlock()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.changed {
+	if !t.changed && !anyway {
 		return record{}, false
 	}
 	t.changed = false

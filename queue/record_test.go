@@ -104,7 +104,7 @@ func TestNoRecordSwallowsAnything(t *testing.T) {
 				case 3, 4:
 					l.finish()
 				default:
-					if now, changed := l.snapshot("o"); changed {
+					if now, changed := l.snapshot("o", false); changed {
 						require.GreaterOrEqual(t, now.floor(), rec.floor(), "seed %d: what is purged is not needed again", seed)
 						if chance.IntN(4) == 0 {
 							now.bounded(chance.IntN(3) + 1)
@@ -126,15 +126,15 @@ func TestALateEventIsTheFirstUnfinished(t *testing.T) {
 	tr.queue("e", 5)
 	tr.queue("e", 3)
 	tr.read(9)
-	r, _ := tr.snapshot("o")
+	r, _ := tr.snapshot("o", false)
 	require.Equal(t, map[string]position{"e": 3}, r.Pend)
 	tr.end("e", 3)
-	r, _ = tr.snapshot("o")
+	r, _ = tr.snapshot("o", false)
 	require.Equal(t, map[string]position{"e": 5}, r.Pend)
 	tr.end("e", 5)
-	r, _ = tr.snapshot("o")
+	r, _ = tr.snapshot("o", false)
 	require.Empty(t, r.Pend)
 	require.EqualValues(t, 9, r.floor())
-	_, changed := tr.snapshot("o")
+	_, changed := tr.snapshot("o", false)
 	require.False(t, changed)
 }

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -16,26 +17,45 @@ import (
 	"github.com/pusherhooks/webhook"
 )
 
-// WorkerConfig configures a Worker.
+// WorkerConfig configures a Worker. The zero value of every field means its default.
 type WorkerConfig struct {
-	webhook.Config // of its Dispatcher. Hooks.GivenUp must be nil: what is given up becomes a dead letter
+	// Config is of its Dispatcher. With Apps these are the apps. Without, they are those of Queue.SetApp, also later. Hooks.GivenUp
+	// must be nil: what is given up becomes a dead letter. Lateness is at least half a second.
+	webhook.Config
 
-	// RecordInterval is how often it is noted how far the worker has got: what ended since is delivered again after
+	// RecordInterval is how often it is noted how far a partition has got: what ended since is delivered again after
 	// a crash. From 50ms to 200ms; default 100ms.
 	RecordInterval time.Duration
+
+	// Lease is how long a worker may be silent until others take its partitions. It stops sending when it could not say that it is
+	// alive for seven tenths of it. A shorter one means less delay after a crash, and more standstills where the
+	// network or the disk stalls. All workers of a queue must have the same. From 1s; default 3s.
+	Lease time.Duration
+
+	// HandoverWait is how long a partition that goes to another worker waits for requests that are on the wire; then they
+	// are cancelled, and sent again by the other. Default 11s, one more than HTTPConfig.Timeout.
+	HandoverWait time.Duration
+
+	// Alone says that there is no other worker of this queue and never is one at the same time: it has all partitions from the
+	// beginning, and needs no lease.
+	Alone bool
 }
 
 // WorkerStats counts what happened since NewWorker.
 type WorkerStats struct {
 	webhook.Stats        // of the Dispatcher
+	Partitions    int    // that it has now
+	Taken         uint64 // partitions, from a worker that had gone or left
+	Lost          uint64 // partitions that another worker has taken while this one could not say that it is alive
+	Suspended     bool   // nothing is sent now, because it cannot say that it is alive
 	Read          uint64 // events
 	Dead          uint64 // events stored as dead letters, an endpoint each
 	Poison        uint64 // messages that cannot be read, stored as dead letters
 	Rewound       uint64 // times the stream was not the one that the record is of, and everything in it was read again
-	Err           error  // why the worker has stopped by itself; nil while it works
+	Err           error  // why the worker has left a partition for good; nil while it works
 }
 
-// A Worker reads events and has a Dispatcher deliver them. This version expects to be the only one of its queue.
+// A Worker reads the events of its share of the partitions and has a Dispatcher deliver them.
 type Worker struct {
 	q       *Queue
 	d       *webhook.Dispatcher
@@ -43,16 +63,19 @@ type Worker struct {
 	id      string
 	log     *limitedLog
 	letters *letters
-	readers []*reader
+	apps    *watch // nil with cfg.Apps
+	owner   *owner
+	sender  webhook.Sender
+	own     *webhook.HTTPSender // if it made its sender itself
 
 	ctx    context.Context // of everything but the reading
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 	close  sync.Once
 
-	read, poison, rewound atomic.Uint64
-	closing               atomic.Bool
-	failure               atomic.Pointer[error]
+	read, poison, rewound, taken, lost atomic.Uint64
+	closing                            atomic.Bool
+	failure                            atomic.Pointer[error]
 }
 
 // A limitedLog writes a line in ten seconds at most for what is tried again and again.
@@ -68,43 +91,100 @@ func (l *limitedLog) limited(text string, err error) {
 	}
 }
 
-// NewWorker returns a worker that has begun to read. ctx bounds how long that may take.
-func (q *Queue) NewWorker(ctx context.Context, cfg WorkerConfig) (*Worker, error) {
-	if cfg.RecordInterval == 0 {
-		cfg.RecordInterval = 100 * time.Millisecond
+// NewWorker returns a worker that begins to take its share of the partitions. One that is Alone has all of them, or NewWorker returns why
+// not.
+func (q *Queue) NewWorker(cfg WorkerConfig) (*Worker, error) {
+	if err := cfg.complete(); err != nil {
+		return nil, err
 	}
-	switch {
-	case cfg.Hooks.GivenUp != nil:
-		return nil, errors.New("queue: Hooks.GivenUp: must be nil; what is given up becomes a dead letter")
-	case cfg.RecordInterval < 50*time.Millisecond || cfg.RecordInterval > 200*time.Millisecond:
-		return nil, fmt.Errorf("queue: RecordInterval: must be from 50ms to 200ms, is %v", cfg.RecordInterval)
-	}
-	w := &Worker{q: q, cfg: cfg, id: rand.Text()}
-	logger := cfg.Logger
-	if logger == nil {
-		logger = slog.New(slog.DiscardHandler)
-	}
-	w.log = &limitedLog{Logger: logger}
+	w := &Worker{q: q, cfg: cfg, id: rand.Text(), log: &limitedLog{Logger: cfg.Logger}}
 	w.letters = newLetters(w)
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	var err error
-	if w.d, err = webhook.New(w.hooked()); err != nil {
+	if w.d, err = webhook.New(w.dispatcherConfig()); err != nil {
+		w.cancel()
 		return nil, err
 	}
-	w.cfg.Apps = nil // they hold secrets
-	for i := range q.partitions {
-		r := &reader{w: w, subject: eventSubject(i), key: fmt.Sprintf("p.%d", i), last: make(map[string]time.Time)}
-		if err := r.locate(ctx); err != nil {
-			w.cancel()
-			_ = w.d.Close(ctx)
-			return nil, err
-		}
-		w.readers = append(w.readers, r)
+	if len(cfg.Apps) == 0 && !cfg.Alone {
+		w.apps = q.watch(secretBucket, "*", w.log, w.learn)
+		w.done.Go(func() { w.apps.run(w.ctx) })
 	}
-	for _, r := range w.readers {
-		r.start()
+	w.cfg.Apps = nil // they hold secrets
+	w.owner = newOwner(w)
+	if err := w.owner.start(); err != nil {
+		w.cancel()
+		_ = w.d.Close(w.ctx)
+		return nil, err
 	}
 	return w, nil
+}
+
+// complete sets the defaults.
+func (c *WorkerConfig) complete() error {
+	c.RecordInterval = cmp.Or(c.RecordInterval, 100*time.Millisecond)
+	c.Lease = cmp.Or(c.Lease, 3*time.Second)
+	c.HandoverWait = cmp.Or(c.HandoverWait, 11*time.Second)
+	//c.Lateness = max(c.Lateness, 500*time.Millisecond)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	switch {
+	case c.Hooks.GivenUp != nil:
+		return errors.New("queue: Hooks.GivenUp: must be nil; what is given up becomes a dead letter")
+	case c.RecordInterval < 50*time.Millisecond || c.RecordInterval > 200*time.Millisecond:
+		return fmt.Errorf("queue: RecordInterval: must be from 50ms to 200ms, is %v", c.RecordInterval)
+	case c.Lease < time.Second:
+		return fmt.Errorf("queue: Lease: must be at least 1s, is %v", c.Lease)
+	case c.HandoverWait < 0:
+		return fmt.Errorf("queue: HandoverWait: must not be negative, is %v", c.HandoverWait)
+	}
+	return nil
+}
+
+// dispatcherConfig returns the Dispatcher's config.
+func (w *Worker) dispatcherConfig() webhook.Config {
+	cfg := w.cfg.Config
+	cfg.Hooks.GivenUp = w.givenUp
+	if told := cfg.Hooks.Undelivered; told != nil {
+		cfg.Hooks.Undelivered = func(d *webhook.Delivery, err error) {
+			if !w.closing.Load() { // else it stays in the store, for the next worker
+				told(d, err)
+			}
+		}
+	}
+	if w.cfg.Alone {
+		return cfg
+	}
+	if w.sender = cfg.Sender; w.sender == nil {
+		w.own, _ = webhook.NewHTTPSender(webhook.HTTPConfig{}) // whose zero value has no fault
+		w.sender = w.own
+	}
+	cfg.Sender = webhook.SenderFunc(w.send)
+	return cfg
+}
+
+// send sends if the app's partition is this worker's. If it is not any more, the Dispatcher is about to forget what it has of the app.
+func (w *Worker) send(ctx context.Context, d *webhook.Delivery) error {
+	if !w.owner.allows(ctx, d.AppID) {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return w.sender.Send(ctx, d)
+}
+
+// learn takes in what the bucket says of an app.
+func (w *Worker) learn(entry watched) {
+	a, removed, err := decodeApp(entry.value)
+	switch {
+	case err != nil:
+		w.log.limited("webhook queue: an app cannot be read", err)
+	case removed:
+		w.d.RemoveApp(a.ID)
+	default:
+		if err := w.d.SetApp(a); err != nil && !errors.Is(err, webhook.ErrClosed) {
+			w.log.limited("webhook queue: an app is not taken", err)
+		}
+	}
 }
 
 // Format implements fmt.Formatter, for every verb: a Worker holds secrets, and prints none.
@@ -142,20 +222,32 @@ func bounded(text string) string {
 	return strings.ToValidUTF8(text[:most], "") + "…"
 }
 
-// stop is for an error that the worker cannot go on with.
-func (w *Worker) stop(err error) {
-	if w.failure.CompareAndSwap(nil, &err) {
-		w.log.Error("webhook queue: the worker has stopped", "error", err)
-	}
+// fail is for an error that the worker cannot go on with in a partition.
+func (w *Worker) fail(partition int, err error) {
+	w.failure.CompareAndSwap(nil, &err)
+	w.log.Error("webhook queue: the worker leaves a partition", "partition", partition, "error", err)
 }
 
-// Dispatcher is the worker's, for its Endpoints, RetryNow, Wants and the like. It is closed by the worker, and events go into
-// it through the queue alone.
+// Dispatcher is the worker's, for its Wants and the like. It is closed by the worker, and events go into it through the queue
+// alone.
 func (w *Worker) Dispatcher() *webhook.Dispatcher { return w.d }
+
+// Endpoints returns the status of an app's endpoints at this worker; see webhook.Dispatcher.Endpoints.
+func (w *Worker) Endpoints(app string) []webhook.EndpointStatus { return w.d.Endpoints(app) }
+
+// RetryNow ends the waits of an app's endpoints at this worker; see webhook.Dispatcher.RetryNow.
+func (w *Worker) RetryNow(app string) { w.d.RetryNow(app) }
+
+// Purge gives up what this worker has read for an app, which becomes dead letters; see webhook.Dispatcher.Purge.
+func (w *Worker) Purge(app string) (events int) { return w.d.Purge(app) }
+
+// Partitions returns those that the worker has now, in order.
+func (w *Worker) Partitions() []int { return w.owner.partitions() }
 
 // Stats returns the counts of this moment.
 func (w *Worker) Stats() WorkerStats {
-	s := WorkerStats{Stats: w.d.Stats(), Read: w.read.Load(), Poison: w.poison.Load(), Rewound: w.rewound.Load()}
+	s := WorkerStats{Stats: w.d.Stats(), Read: w.read.Load(), Poison: w.poison.Load(), Rewound: w.rewound.Load(), Taken: w.taken.Load(), Lost: w.lost.Load()}
+	s.Partitions, s.Suspended = len(w.owner.partitions()), w.owner.suspended()
 	w.letters.mu.Lock()
 	s.Dead = w.letters.stored
 	w.letters.mu.Unlock()
@@ -168,8 +260,9 @@ func (w *Worker) Stats() WorkerStats {
 // wireTime is how long Close waits for what the Dispatcher has to deliver.
 const wireTime = 5 * time.Second
 
-// Close stops reading, gives the Dispatcher five seconds at most, or half of ctx's time, to deliver what it has, and notes how far it has
-// got. What is not delivered stays in the stream, for the next worker. Its error says that the note could not be written:
+// Close stops reading. One of several workers hands its partitions over: what is on the wire gets HandoverWait, or half of ctx's
+// time, to be answered. One that is Alone delivers what the Dispatcher has, for five seconds at most or half of ctx's time. Then it is noted
+// how far each partition has got. What is not delivered stays in the stream, for the next worker. Its error says that the note could not be written:
 // some will be delivered again.
 func (w *Worker) Close(ctx context.Context) (err error) {
 	w.close.Do(func() { err = w.shut(ctx) })
@@ -177,10 +270,21 @@ func (w *Worker) Close(ctx context.Context) (err error) {
 }
 
 func (w *Worker) shut(ctx context.Context) error {
-	for _, r := range w.readers {
-		r.stop()
-	}
 	w.closing.Store(true)
+	err := w.owner.close(ctx)
+	w.cancel()
+	w.letters.wake()
+	_ = w.d.Close(w.ctx) // what it has is in the stream
+	w.done.Wait()
+	w.letters.done.Wait()
+	if w.own != nil {
+		w.own.CloseIdleConnections()
+	}
+	return err
+}
+
+// deliver has the Dispatcher deliver what it has, for a while.
+func (w *Worker) deliver(ctx context.Context) {
 	limit := wireTime
 	if deadline, ok := ctx.Deadline(); ok {
 		limit = min(limit, time.Until(deadline)/2)
@@ -189,19 +293,7 @@ func (w *Worker) shut(ctx context.Context) error {
 	defer cancel()
 	_ = w.d.Close(wire) // what it hands back is in the stream
 	w.letters.wait(ctx)
-	var errs []error
-	for _, r := range w.readers {
-		errs = append(errs, r.finish(ctx))
-	}
-	w.cancel()
-	w.letters.wake()
-	w.done.Wait()
-	w.letters.done.Wait()
-	return errors.Join(errs...)
 }
-
-// stoppable reports whether an error is not to be tried again.
-func stoppable(err error) bool { return errors.Is(err, errNewer) || errors.Is(err, errTaken) }
 
 // errTaken says that somebody else has written the record.
 var errTaken = errors.New("queue: another worker has this partition")
@@ -209,6 +301,12 @@ var errTaken = errors.New("queue: another worker has this partition")
 // isConflict reports whether a compare-and-set has failed.
 func isConflict(err error) bool {
 	var api jetstream.JetStreamError
-	return errors.Is(err, jetstream.ErrKeyExists) ||
-		errors.As(err, &api) && api.APIError() != nil && api.APIError().ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence
+	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+		return true
+	}
+	if !errors.As(err, &api) || api.APIError() == nil {
+		return false
+	}
+	code := api.APIError().ErrorCode // the second one is that of replicated streams
+	return code == jetstream.JSErrCodeStreamWrongLastSequence || code == jetstream.JSErrCodeStreamWrongLastSequenceConstant
 }

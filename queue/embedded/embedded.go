@@ -132,27 +132,22 @@ func (l *Local) open(ctx context.Context, cfg Config, logger *slog.Logger) (err 
 		nats.ReconnectJitter(0, 0), nats.ReconnectBufSize(-1)); err != nil {
 		return fmt.Errorf("embedded: %w", err)
 	}
-	l.queue, err = queue.Open(ctx, l.nc, queue.Config{MaxBytes: cfg.Engine.MaxBytes, MaxDeadBytes: cfg.Engine.MaxDeadBytes, MaxDeadAge: cfg.Engine.MaxDeadAge})
+	l.queue, err = queue.Open(ctx, l.nc, queue.Config{Partitions: 1, MaxBytes: cfg.Engine.MaxBytes, MaxDeadBytes: cfg.Engine.MaxDeadBytes, MaxDeadAge: cfg.Engine.MaxDeadAge})
 	if err != nil {
 		return err
 	}
-	stored, err := l.queue.StoredApps(ctx)
-	if err != nil {
-		return err
-	}
-	if len(cfg.Apps) == 0 {
-		cfg.Apps = stored
+	if len(cfg.Apps) > 0 {
+		err = l.queue.ReplaceApps(ctx, nil)
 	} else {
-		for _, a := range stored {
-			if err := l.queue.ForgetApp(ctx, a.ID); err != nil {
-				return err
-			}
-		}
+		cfg.Apps, err = l.queue.Apps(ctx)
+	}
+	if err != nil {
+		return err
 	}
 	for _, a := range cfg.Apps {
 		l.known.Store(a.ID, true)
 	}
-	if l.worker, err = l.queue.NewWorker(ctx, queue.WorkerConfig{Config: cfg.Config}); err != nil {
+	if l.worker, err = l.queue.NewWorker(queue.WorkerConfig{Config: cfg.Config, Alone: true}); err != nil {
 		return err
 	}
 	l.Emitter, err = l.queue.NewEmitter(queue.EmitterConfig{
@@ -191,23 +186,23 @@ func (l *Local) SetApp(ctx context.Context, a webhook.App) error {
 		return err
 	}
 	l.known.Store(a.ID, true)
-	return l.queue.StoreApp(ctx, a)
+	return l.queue.SetApp(ctx, a)
 }
 
-// RemoveApp removes an app. What the Dispatcher has of it is still delivered; what it reads later becomes dead letters.
+// RemoveApp removes an app. What the Dispatcher has of it is still delivered; what it reads later becomes dead letters of the endpoint "_removed".
 func (l *Local) RemoveApp(ctx context.Context, id string) error {
 	l.known.Delete(id)
 	l.worker.Dispatcher().RemoveApp(id)
-	return l.queue.ForgetApp(ctx, id)
+	return l.queue.RemoveApp(ctx, id)
 }
 
 // Endpoints returns the status of an app's endpoints; see webhook.Dispatcher.Endpoints.
 func (l *Local) Endpoints(app string) []webhook.EndpointStatus {
-	return l.worker.Dispatcher().Endpoints(app)
+	return l.worker.Endpoints(app)
 }
 
 // RetryNow ends the waits of an app's endpoints; see webhook.Dispatcher.RetryNow.
-func (l *Local) RetryNow(app string) { l.worker.Dispatcher().RetryNow(app) }
+func (l *Local) RetryNow(app string) { l.worker.RetryNow(app) }
 
 // Dead returns the dead letters; see queue.Queue.Dead.
 func (l *Local) Dead(ctx context.Context, f queue.DeadFilter) iter.Seq2[queue.DeadLetter, error] {

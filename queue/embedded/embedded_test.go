@@ -489,7 +489,7 @@ func swallow(t *testing.T, dir string) {
 	nc, err := nats.Connect("", nats.InProcessServer(e))
 	require.NoError(t, err)
 	defer nc.Close()
-	q, err := queue.Open(t.Context(), nc, queue.Config{MaxBytes: 64 << 20, MaxDeadBytes: 32 << 20})
+	q, err := queue.Open(t.Context(), nc, queue.Config{Partitions: 1, MaxBytes: 64 << 20, MaxDeadBytes: 32 << 20})
 	require.NoError(t, err)
 	emitter, err := q.NewEmitter(queue.EmitterConfig{})
 	require.NoError(t, err)

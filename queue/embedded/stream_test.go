@@ -285,14 +285,14 @@ func TestAReplayedEventIsNotHeldAgain(t *testing.T) {
 	require.Len(t, r.Events(), 1)
 }
 
-// Two workers on one queue are a mistake in this version: the one that was there first notices and stops.
+// A second worker beside one that is alone is a mistake: the one that was there first notices and stops.
 func TestAWorkerWhosePartitionIsTakenStops(t *testing.T) {
 	r := receiver(t, app("app"))
 	cfg := fast(app("app", r.URL))
 	l := open(t, t.TempDir(), cfg)
 	require.NoError(t, l.EmitDurable(t.Context(), "app", webhook.SubscriptionCount("c", 0)))
 	drained(t, l)
-	second, err := l.queue.NewWorker(t.Context(), queue.WorkerConfig{Config: cfg.Config})
+	second, err := l.queue.NewWorker(queue.WorkerConfig{Config: cfg.Config})
 	require.NoError(t, err)
 	i := 1
 	require.True(t, settles(func() bool {

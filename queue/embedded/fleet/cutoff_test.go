@@ -1,0 +1,124 @@
+package fleet
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pusherhooks/webhook"
+)
+
+// A wire leads to a server and can be cut: then nothing goes through, and nobody is told.
+type wire struct {
+	url string
+	cut atomic.Bool
+}
+
+func newWire(t *testing.T, to string) *wire {
+	t.Helper()
+	u, err := url.Parse(to)
+	require.NoError(t, err)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	w := &wire{url: "nats://" + l.Addr().String()}
+	var open sync.Map
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", u.Host)
+			if err != nil {
+				_ = client.Close()
+				continue
+			}
+			open.Store(client, true)
+			open.Store(server, true)
+			all.Go(func() { w.pass(client, server) })
+			all.Go(func() { w.pass(server, client) })
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		open.Range(func(c, _ any) bool { _ = c.(net.Conn).Close(); return true })
+		all.Wait()
+	})
+	return w
+}
+
+// pass swallows what comes while the wire is cut, and closes the connection then: it is not to be used again.
+func (w *wire) pass(from, to net.Conn) {
+	defer from.Close()
+	defer to.Close()
+	b := make([]byte, 64<<10)
+	swallowed := false
+	for {
+		n, err := from.Read(b)
+		if err != nil {
+			if w.cut.Load() && err == io.EOF {
+				continue
+			}
+			return
+		}
+		if w.cut.Load() {
+			swallowed = true
+			continue
+		}
+		if swallowed {
+			return
+		}
+		if _, err := to.Write(b[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// A worker that is cut off from the engine stops sending before its lease is over, and sends nothing while another has its partitions. When
+// it is back it takes its share again.
+func TestAWorkerThatIsCutOffSendsNothing(t *testing.T) {
+	server := startServer(t)
+	q := openQueue(t, server)
+	l := newLoad(t, q, 20, 2, 4)
+	w := newWire(t, server)
+	var sends atomic.Int64
+	cfg := workerConfig()
+	sender, err := webhook.NewHTTPSender(webhook.HTTPConfig{})
+	require.NoError(t, err)
+	t.Cleanup(sender.CloseIdleConnections)
+	cfg.Sender = webhook.SenderFunc(func(ctx context.Context, d *webhook.Delivery) error {
+		sends.Add(1)
+		return sender.Send(ctx, d)
+	})
+	a, b := newWorker(t, openQueue(t, w.url), cfg), newWorker(t, q, workerConfig())
+	shares(t, a, b)
+	l.run(10 * time.Millisecond)
+	require.True(t, settles(func() bool { return sends.Load() > 50 }))
+
+	w.cut.Store(true)
+	at := time.Now()
+	require.True(t, settles(func() bool { return a.Stats().Suspended }))
+	require.Less(t, time.Since(at), lease)
+	held := sends.Load()
+	shares(t, b)
+	require.GreaterOrEqual(t, time.Since(at), lease*8/10)
+	got := l.r.numbers()
+	require.True(t, settles(func() bool { return l.r.numbers() > got+400 }), "b delivers all")
+	require.Equal(t, held, sends.Load(), "a sends nothing")
+
+	w.cut.Store(false)
+	shares(t, a, b)
+	require.Positive(t, a.Stats().Lost)
+	require.True(t, settles(func() bool { return sends.Load() > held+50 }), "a sends again")
+	duplicates, late := l.end()
+	require.Zero(t, late)
+	t.Logf("%d events to each of 40 endpoints, %d duplicates", l.emitted, duplicates)
+}

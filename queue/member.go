@@ -1,0 +1,158 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"sync"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// beatsPerLease is how many signs of life a worker gives within its lease. One that gives none while another worker gives so many,
+// and has each acknowledged, is gone. So nobody is gone while the engine answers nobody.
+const beatsPerLease = 6
+
+// A heartbeat is a worker's sign of life.
+type heartbeat struct {
+	Parts  []int `json:"parts,omitempty"`  // the partitions that it has
+	Barred int   `json:"barred,omitempty"` // how many it leaves to others for good, because a newer version wrote them
+	Left   bool  `json:"left,omitempty"`   // it has none and takes none: this is its last
+}
+
+// A member is another worker.
+type member struct {
+	heartbeat
+	revision uint64
+	missed   int // so many of this worker's own beats since
+}
+
+// alive reports whether a lease has not passed: the first of the beats that were missed may have come right after the sign.
+func (m *member) alive() bool { return m.missed <= beatsPerLease }
+
+// members are the other workers of a queue, as this one knows them.
+type members struct {
+	q    *Queue
+	self string
+	news chan struct{} // has one if somebody came, left or has other partitions
+
+	mu  sync.Mutex
+	all map[string]*member
+}
+
+func newMembers(q *Queue, self string) *members {
+	return &members{q: q, self: self, news: make(chan struct{}, 1), all: make(map[string]*member)}
+}
+
+func memberKey(id string) string { return "m." + id }
+
+// learn takes in what the bucket says of a worker.
+func (s *members) learn(entry watched) {
+	id := entry.key[len(memberKey("")):]
+	beat, err := decodeHeartbeat(entry.value)
+	if id == s.self || err != nil && len(entry.value) == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.all[id]
+	if m == nil {
+		m = &member{}
+		s.all[id] = m
+		s.tell()
+	}
+	if beat.Left != m.Left || beat.Barred != m.Barred || !slices.Equal(beat.Parts, m.Parts) {
+		s.tell()
+	}
+	m.heartbeat, m.revision, m.missed = beat, entry.revision, 0 // of a newer version it is known that it lives
+}
+
+func (s *members) tell() {
+	select {
+	case s.news <- struct{}{}:
+	default:
+	}
+}
+
+// count is for a beat of this worker that was acknowledged. It returns those of whom nothing will ever be heard.
+func (s *members) count() (gone []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, m := range s.all {
+		if m.missed++; m.missed == beatsPerLease+1 {
+			s.tell()
+		}
+		if m.Left || m.missed > 20*beatsPerLease {
+			delete(s.all, id)
+			gone = append(gone, id)
+		}
+	}
+	return gone
+}
+
+// alive returns the workers that are there.
+func (s *members) alive() (all []heartbeat) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, m := range s.all {
+		if m.alive() && !m.Left {
+			all = append(all, m.heartbeat)
+		}
+	}
+	return all
+}
+
+// isGone reports whether the owner of a record is gone: whether it has left, or has been silent for a lease. The engine's leader
+// is asked for its last sign, as what this worker was told may be old.
+func (s *members) isGone(ctx context.Context, id string) (bool, error) {
+	if id == "" || id == s.self {
+		return true, nil
+	}
+	entry, err := s.q.leases.Get(ctx, memberKey(id))
+	if isNotFound(err) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	s.mu.Lock()
+	m := s.all[id]
+	known := m != nil && m.revision == entry.Revision()
+	gone := known && (m.Left || !m.alive())
+	s.mu.Unlock()
+	if !known {
+		s.learn(watched{memberKey(id), entry.Value(), entry.Revision()})
+	}
+	return gone, nil
+}
+
+// forget deletes the last signs of workers that are gone.
+func (s *members) forget(ctx context.Context, gone []string) {
+	for _, id := range gone {
+		stream, err := s.q.js.Stream(ctx, "KV_"+leaseBucket)
+		if err != nil {
+			return // the next worker to start does it
+		}
+		_ = stream.Purge(ctx, jetstream.WithPurgeSubject("$KV."+leaseBucket+"."+memberKey(id)))
+	}
+}
+
+// beat gives a sign of life.
+func (s *members) beat(ctx context.Context, beat heartbeat) error {
+	b, err := versioned(beat)
+	if err != nil {
+		return err
+	}
+	_, err = s.q.leases.Put(ctx, memberKey(s.self), b)
+	return err
+}
+
+func decodeHeartbeat(b []byte) (beat heartbeat, err error) {
+	if err := checkVersion(b); err != nil {
+		return beat, err
+	}
+	if json.Unmarshal(b[1:], &beat) != nil {
+		return heartbeat{}, errPoison
+	}
+	return beat, nil
+}
