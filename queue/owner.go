@@ -19,6 +19,8 @@ type owner struct {
 	barred  []atomic.Bool // left to others for good
 	news    chan struct{} // has one if the worker has other partitions than before
 
+	beginning sync.Mutex
+
 	vacant []int           // of each partition, for how many beats nobody has had it
 	stuck  []stuck         // of each partition, of others
 	beats  int             // since the last look at those
@@ -291,14 +293,21 @@ func (o *owner) take(ctx context.Context, n int, may func(*reader) (bool, error)
 		}
 		return false, err
 	}
-	o.readers[n].Store(r)
-	r.start()
+	o.begin(n, r)
 	if may != nil {
 		o.w.log.Info("webhook queue: a partition is taken", "partition", n, "worker", o.w.id, "from", r.before, "epoch", r.epoch)
 		o.w.taken.Add(1)
 		o.tell()
 	}
 	return true, nil
+}
+
+// begin has a partition read. close sees either nothing of it or all.
+func (o *owner) begin(n int, r *reader) {
+	o.beginning.Lock()
+	defer o.beginning.Unlock()
+	o.readers[n].Store(r)
+	r.start()
 }
 
 func (o *owner) tell() {
@@ -414,12 +423,14 @@ func (o *owner) releaseAll(ctx context.Context) error {
 	var mu sync.Mutex
 	var errs []error
 	var all []*reader
+	o.beginning.Lock()
 	for n := range o.readers {
-		r := o.readers[n].Load()
-		if r == nil {
-			continue
+		if r := o.readers[n].Load(); r != nil {
+			all = append(all, r)
 		}
-		all = append(all, r)
+	}
+	o.beginning.Unlock()
+	for _, r := range all {
 		o.leave(r, func() {
 			err := o.release(ctx, r)
 			mu.Lock()
