@@ -3,6 +3,8 @@ package webhookprom
 import (
 	"errors"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pusherhooks/webhook"
@@ -12,13 +14,17 @@ import (
 // delivery, and allocate only when something is counted for the first time.
 func (m *Metrics) Hooks(also ...webhook.Hooks) webhook.Hooks {
 	c := &chain{metrics: m, also: slices.Clone(also)}
-	return webhook.Hooks{
+	hooks := webhook.Hooks{
 		Delivered:   c.delivered,
 		Undelivered: c.undelivered,
 		Attempt:     c.attempt,
 		Endpoint:    c.endpoint,
 		Rejected:    c.rejected,
 	}
+	if slices.ContainsFunc(also, func(h webhook.Hooks) bool { return h.GivenUp != nil }) { // there is nothing to count
+		hooks.GivenUp = c.givenUp
+	}
+	return hooks
 }
 
 // A chain is a Metrics, and other hooks behind it.
@@ -43,6 +49,24 @@ func (c *chain) undelivered(d *webhook.Delivery, err error) {
 			hook(d, err)
 		}
 	}
+}
+
+// givenUp has settled when each of those that are called has.
+func (c *chain) givenUp(d *webhook.Delivery, err error, settle func()) {
+	var left atomic.Int32
+	left.Add(1) // for this function
+	done := func() {
+		if left.Add(-1) == 0 {
+			settle()
+		}
+	}
+	for i := range c.also {
+		if hook := c.also[i].GivenUp; hook != nil {
+			left.Add(1)
+			hook(d, err, sync.OnceFunc(done))
+		}
+	}
+	done()
 }
 
 func (c *chain) attempt(d *webhook.Delivery, a webhook.Attempt) {

@@ -383,7 +383,7 @@ func TestNames(t *testing.T) {
 			require.Empty(t, problems)
 			families, err := f.registry.Gather()
 			require.NoError(t, err)
-			want := map[bool]int{false: 16, true: 17}[perApp]
+			want := map[bool]int{false: 17, true: 18}[perApp]
 			require.Len(t, families, want, "doc.go lists every metric")
 			status := f.dispatcher.Endpoints("")
 			require.Len(t, status, 1)
@@ -527,6 +527,21 @@ func TestHooksAreChained(t *testing.T) {
 		want = append(want, "first."+name, "second."+name)
 	}
 	require.Equal(t, want, called)
+}
+
+// A loss is settled when all who keep it have settled it, each once or more.
+func TestGivenUpIsSettledByAll(t *testing.T) {
+	var settles []func()
+	keep := webhook.Hooks{GivenUp: func(_ *webhook.Delivery, _ error, settle func()) { settles = append(settles, settle) }}
+	hooks := webhookprom.New(webhookprom.Config{}).Hooks(keep, webhook.Hooks{}, keep)
+	settled := 0
+	hooks.GivenUp(&webhook.Delivery{}, nil, func() { settled++ })
+	settles[0]()
+	settles[0]()
+	require.Zero(t, settled)
+	settles[1]()
+	require.Equal(t, 1, settled)
+	require.Nil(t, webhookprom.New(webhookprom.Config{}).Hooks(webhook.Hooks{}).GivenUp, "who keeps nothing need not settle")
 }
 
 func TestConcurrency(t *testing.T) {
