@@ -3,18 +3,22 @@ package webhookprom
 import (
 	"errors"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pusherhooks/webhook"
 )
 
 // Hooks returns hooks for webhook.Config that count, and then call those of each of also, in order. They keep no
-// delivery, and allocate only when something is counted for the first time.
+// delivery, and allocate only when something is counted for the first time. GivenUp is nil unless one of also has it, as
+// the dispatcher waits for whoever sets it; with several it has settled when all have.
 func (m *Metrics) Hooks(also ...webhook.Hooks) webhook.Hooks {
 	c := &chain{metrics: m, also: slices.Clone(also)}
 	return webhook.Hooks{
 		Delivered:   c.delivered,
 		Undelivered: c.undelivered,
+		GivenUp:     c.givenUp(),
 		Attempt:     c.attempt,
 		Endpoint:    c.endpoint,
 		Rejected:    c.rejected,
@@ -41,6 +45,29 @@ func (c *chain) undelivered(d *webhook.Delivery, err error) {
 	for i := range c.also {
 		if hook := c.also[i].Undelivered; hook != nil {
 			hook(d, err)
+		}
+	}
+}
+
+func (c *chain) givenUp() func(*webhook.Delivery, error, func()) {
+	var hooks []func(*webhook.Delivery, error, func())
+	for i := range c.also {
+		if hook := c.also[i].GivenUp; hook != nil {
+			hooks = append(hooks, hook)
+		}
+	}
+	if len(hooks) == 0 {
+		return nil
+	}
+	return func(d *webhook.Delivery, err error, settle func()) {
+		var left atomic.Int64
+		left.Store(int64(len(hooks)))
+		for _, hook := range hooks {
+			hook(d, err, sync.OnceFunc(func() {
+				if left.Add(-1) == 0 {
+					settle()
+				}
+			}))
 		}
 	}
 }

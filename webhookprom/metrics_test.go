@@ -480,6 +480,22 @@ func TestForgetWhileCounting(t *testing.T) {
 	f.requireText(t, `webhook_events_undelivered_total{app="app"} 1`, "webhook_events_undelivered_total")
 }
 
+// Whoever sets GivenUp has to settle: with nobody's hook there is none, with several the last one settles.
+func TestGivenUpIsSettledByAll(t *testing.T) {
+	m := webhookprom.New(webhookprom.Config{PerApp: true})
+	require.Nil(t, m.Hooks(webhook.Hooks{}).GivenUp)
+	var settles []func()
+	keep := webhook.Hooks{GivenUp: func(_ *webhook.Delivery, _ error, settle func()) { settles = append(settles, settle) }}
+	settled := 0
+	m.Hooks(keep, webhook.Hooks{}, keep).GivenUp(&webhook.Delivery{}, nil, func() { settled++ })
+	require.Len(t, settles, 2)
+	settles[0]()
+	settles[0]()
+	require.Zero(t, settled)
+	settles[1]()
+	require.Equal(t, 1, settled)
+}
+
 // Every hook of the library, those of later versions included, has to be passed on to the user's own.
 func TestHooksAreChained(t *testing.T) {
 	var called []string
