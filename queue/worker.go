@@ -18,7 +18,7 @@ import (
 
 // WorkerConfig configures a Worker.
 type WorkerConfig struct {
-	webhook.Config // of its Dispatcher. Hooks.GivenUp must be nil: what is given up becomes a dead letter
+	webhook.Config // of its Dispatcher. Hooks.GivenUp must be nil: what is given up becomes a dead letter. Hooks.Rejected is not called, see EmitterConfig
 
 	// RecordInterval is how often it is noted how far the worker has got: what ended since is delivered again after
 	// a crash. From 50ms to 200ms; default 100ms.
@@ -113,7 +113,7 @@ func (w *Worker) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "queue.Worker%+v",
 // hooked returns the Dispatcher's config.
 func (w *Worker) hooked() webhook.Config {
 	cfg := w.cfg.Config
-	cfg.Hooks.GivenUp = w.givenUp
+	cfg.Hooks.GivenUp, cfg.Hooks.Rejected = w.givenUp, nil // what it refuses was accepted, and becomes a dead letter
 	if told := cfg.Hooks.Undelivered; told != nil {
 		cfg.Hooks.Undelivered = func(d *webhook.Delivery, err error) {
 			if !w.closing.Load() { // else it stays in the store, for the next worker

@@ -107,7 +107,9 @@ func TestAnAppThatIsGoneHasDeadLetters(t *testing.T) {
 	require.NoError(t, l.EmitDurable(t.Context(), "gone", webhook.ChannelOccupied("c")))
 	require.True(t, settles(func() bool { return l.Stats().Worker.Pending == 1 })) // read, and noted
 	closeNow(t, l)
-	l = open(t, dir, fast(app("app", r.URL)))
+	cfg := fast(app("app", r.URL))
+	cfg.Hooks.Rejected = func(string, webhook.Event, error) { t.Error("it was accepted") }
+	l = open(t, dir, cfg)
 	drained(t, l)
 	all := letters(t, l, queue.DeadFilter{App: "gone", Endpoint: "_unknown"})
 	require.Len(t, all, 1)
@@ -120,6 +122,26 @@ func TestAnAppThatIsGoneHasDeadLetters(t *testing.T) {
 	require.Equal(t, 1, n)
 	_, err = r.Wait(1, 10*time.Second)
 	require.NoError(t, err)
+}
+
+// A server goes on to count what is refused where it did before, in memory.
+func TestRejectedIsToldWhatEmitRefuses(t *testing.T) {
+	var told []error
+	cfg := fast(app("app", "http://127.0.0.1:1"))
+	cfg.Hooks.Rejected = func(_ string, _ webhook.Event, err error) { told = append(told, err) }
+	l := open(t, t.TempDir(), cfg)
+	for _, err := range []error{
+		l.Emit("another", webhook.ChannelOccupied("c")), l.Emit("app", webhook.ChannelOccupied("")), l.EmitDurable(t.Context(), "app", webhook.Event{Channel: "c"}),
+	} {
+		require.Error(t, err)
+		require.Equal(t, err, told[0])
+		told = told[1:]
+	}
+	require.NoError(t, l.Emit("app", webhook.ChannelOccupied("c")))
+	closeNow(t, l)
+	require.ErrorIs(t, l.Emit("app", webhook.ChannelOccupied("c")), webhook.ErrClosed)
+	require.ErrorIs(t, told[0], webhook.ErrClosed)
+	require.Len(t, told, 1)
 }
 
 func TestAppsAreKept(t *testing.T) {
