@@ -52,6 +52,7 @@ func letters(t *testing.T, l *Local, f queue.DeadFilter) (all []queue.DeadLetter
 
 // A Sender's error may be long, and is stored with each letter.
 func TestALettersReasonIsBounded(t *testing.T) {
+	t.Parallel()
 	cfg := fast(app("app", "http://127.0.0.1:1"))
 	cfg.Sender = webhook.SenderFunc(func(context.Context, *webhook.Delivery) error {
 		return fmt.Errorf("%s: %w", strings.Repeat("ü", 10_000), webhook.ErrFinal)
@@ -65,6 +66,7 @@ func TestALettersReasonIsBounded(t *testing.T) {
 }
 
 func TestPoisonBecomesADeadLetterAndWhatIsBehindItIsDelivered(t *testing.T) {
+	t.Parallel()
 	r := receiver(t, app("app"))
 	l := open(t, t.TempDir(), fast(app("app", r.URL)))
 	for _, data := range []string{"\x01garbage", "", "\x00"} {
@@ -88,6 +90,7 @@ func TestPoisonBecomesADeadLetterAndWhatIsBehindItIsDelivered(t *testing.T) {
 }
 
 func TestANewerVersionStopsTheWorkerAndIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	r := receiver(t, app("app"))
 	l := open(t, t.TempDir(), fast(app("app", r.URL)))
 	publish(t, l, "\x02from tomorrow")
@@ -100,6 +103,7 @@ func TestANewerVersionStopsTheWorkerAndIsLeftAlone(t *testing.T) {
 }
 
 func TestAnAppThatIsGoneHasDeadLetters(t *testing.T) {
+	t.Parallel()
 	r := receiver(t, app("app"), app("gone"))
 	r.Answer(503)
 	dir := t.TempDir()
@@ -126,6 +130,7 @@ func TestAnAppThatIsGoneHasDeadLetters(t *testing.T) {
 
 // A server goes on to count what is refused where it did before, in memory.
 func TestRejectedIsToldWhatEmitRefuses(t *testing.T) {
+	t.Parallel()
 	var told []error
 	cfg := fast(app("app", "http://127.0.0.1:1"))
 	cfg.Hooks.Rejected = func(_ string, _ webhook.Event, err error) { told = append(told, err) }
@@ -145,6 +150,7 @@ func TestRejectedIsToldWhatEmitRefuses(t *testing.T) {
 }
 
 func TestAppsAreKept(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	id := `a.*> `
 	l := open(t, dir, fast())
@@ -246,6 +252,7 @@ func listening(t *testing.T) (n int) {
 }
 
 func TestWhatOpenRefuses(t *testing.T) {
+	t.Parallel()
 	good := fast(app("app", "http://127.0.0.1:1"))
 	for field, change := range map[string]func(*Config){
 		"Hooks.GivenUp":    func(c *Config) { c.Hooks.GivenUp = func(*webhook.Delivery, error, func()) {} },
@@ -266,6 +273,7 @@ func TestWhatOpenRefuses(t *testing.T) {
 
 // The endpoint that gave up is not there any more: nobody else gets what was for it, and it is not lost.
 func TestAReplayForAnEndpointThatIsGoneIsADeadLetterAgain(t *testing.T) {
+	t.Parallel()
 	r := receiver(t, app("app"))
 	r.Answer(410)
 	l := open(t, t.TempDir(), fast(app("app", r.URL+"/old")))
@@ -289,6 +297,7 @@ func TestAReplayForAnEndpointThatIsGoneIsADeadLetterAgain(t *testing.T) {
 }
 
 func TestAReplayedEventIsNotHeldAgain(t *testing.T) {
+	t.Parallel()
 	r := receiver(t, app("app"))
 	r.Answer(410)
 	dir, cfg := t.TempDir(), fast(app("app", r.URL))
@@ -309,6 +318,7 @@ func TestAReplayedEventIsNotHeldAgain(t *testing.T) {
 
 // Two workers on one queue are a mistake in this version: the one that was there first notices and stops.
 func TestAWorkerWhosePartitionIsTakenStops(t *testing.T) {
+	t.Parallel()
 	r := receiver(t, app("app"))
 	cfg := fast(app("app", r.URL))
 	l := open(t, t.TempDir(), cfg)
@@ -329,6 +339,7 @@ func TestAWorkerWhosePartitionIsTakenStops(t *testing.T) {
 }
 
 func TestNothingPrintsASecret(t *testing.T) {
+	t.Parallel()
 	var log logged
 	cfg := fast(app("app", "http://u:app-secret@127.0.0.1:1/?q=app-secret"))
 	cfg.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
