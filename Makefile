@@ -5,7 +5,7 @@ NESTED      := internal/h2test webhookprom channels/porcupine queue queue/embedd
 FUZZ        := FuzzEventRoundTrip FuzzVerify FuzzFilter FuzzConfigJSON FuzzHeaders FuzzTakeBody
 JSFUZZ      := FuzzAppend FuzzString FuzzFloat
 QUEUEFUZZ   := FuzzGroup FuzzRecord FuzzLetter
-FUZZTIME    := 5s
+FUZZTIME    := 2s
 
 .PHONY: ci fmt vet staticcheck tidy test race fuzz quickstart benchmarks bench-quick bench soak-quick soak e2e vuln
 
@@ -34,7 +34,7 @@ test: # the README's test command
 race:
 	$(call in-each-module,go test -race ./...)
 
-fuzz:
+fuzz: # for each target a moment; for more: make fuzz FUZZTIME=10m
 	set -e; for target in $(FUZZ); do go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) .; done
 	set -e; for target in $(JSFUZZ); do go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) ./internal/jsjson; done
 	go test -run '^$$' -fuzz '^FuzzScan$$' -fuzztime $(FUZZTIME) ./webhookspool

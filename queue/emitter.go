@@ -34,7 +34,13 @@ type EmitterConfig struct {
 	// Queue.SetApp has stored, or everything if it has not.
 	Wants func(app string, t webhook.EventType, channel string) bool
 
-	Logger *slog.Logger // gets an Error when the engine does not store, every ten seconds at most. Default: discards
+	// Rejected is called by Emit and EmitDurable, on their goroutine, with the error that they are about to return; see
+	// webhook.Hooks.Rejected.
+	Rejected func(app string, e webhook.Event, err error)
+
+	// Logger gets an Error when the engine does not store, every ten seconds at most, and when an event is refused, every
+	// second at most. Default: discards.
+	Logger *slog.Logger
 }
 
 // EmitterStats counts what happened since NewEmitter.
@@ -63,6 +69,7 @@ type Emitter struct {
 
 	bytes                               atomic.Int64
 	accepted, durable, refused, retries atomic.Uint64
+	refusals                            refusals
 }
 
 // A part is what waits for one partition. Groups are stored one after the other, so that a retry changes no order; the
@@ -192,29 +199,24 @@ func (e *Emitter) emit(app string, ev *webhook.Event, follow bool) (stored <-cha
 	if err = e.check(app, ev); err == nil {
 		if !e.Wants(app, ev.Type, ev.Channel) {
 			if e.ctx.Err() != nil {
-				return nil, e.refuse(webhook.ErrClosed)
+				return nil, e.refuse(app, ev, webhook.ErrClosed)
 			}
 			return nil, nil
 		}
 		stored, err = e.part(app).take(app, ev, follow)
 	}
 	if err != nil {
-		return nil, e.refuse(err)
+		return nil, e.refuse(app, ev, err)
 	}
 	return stored, nil
 }
 
-func (e *Emitter) refuse(err error) error {
-	e.refused.Add(1)
-	return err
-}
-
 func (e *Emitter) check(app string, ev *webhook.Event) error {
-	if err := ev.Validate(); err != nil {
-		return err
-	}
 	if app == "" || !e.cfg.Known(app) {
 		return fmt.Errorf("%w %q", webhook.ErrUnknownApp, app)
+	}
+	if err := ev.Validate(); err != nil {
+		return err
 	}
 	if n := eventBytes(app, ev); n > e.cfg.MaxEventBytes {
 		return fmt.Errorf("%w: the event has %d bytes, MaxEventBytes is %d", webhook.ErrInvalidEvent, n, e.cfg.MaxEventBytes)

@@ -1,9 +1,13 @@
 package queue
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -81,21 +85,40 @@ func TestABufferIsShared(t *testing.T) {
 	require.Empty(t, e.parts[0].shares)
 }
 
+// What is refused is counted, told to the hook on Emit's goroutine, and logged once a second; a hook that panics changes
+// nothing.
 func TestWhatEmitRefuses(t *testing.T) {
-	e := stalled(t, EmitterConfig{MaxEventBytes: 1000})
-	for name, test := range map[string]struct {
+	var told []string
+	var log bytes.Buffer
+	e := stalled(t, EmitterConfig{MaxEventBytes: 1000, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+		Known: func(app string) bool { return app != "unknown" },
+		Rejected: func(app string, ev webhook.Event, err error) {
+			told = append(told, app+" "+ev.Channel+" "+err.Error())
+			panic("in the hook")
+		}})
+	for _, test := range []struct {
 		app   string
 		event webhook.Event
 		want  error
 	}{
-		"no type":   {"app", webhook.Event{Channel: "c"}, webhook.ErrInvalidEvent},
-		"no app":    {"", webhook.ChannelOccupied("c"), webhook.ErrUnknownApp},
-		"too large": {"app", webhook.ChannelOccupied(fmt.Sprintf("%01000d", 1)), webhook.ErrInvalidEvent},
+		{"app", webhook.Event{Channel: "c"}, webhook.ErrInvalidEvent},
+		{"", webhook.ChannelOccupied("c"), webhook.ErrUnknownApp},
+		{"unknown", webhook.ChannelOccupied("c"), webhook.ErrUnknownApp},
+		{"app", webhook.ChannelOccupied(fmt.Sprintf("%01000d", 1)), webhook.ErrInvalidEvent},
 	} {
-		require.ErrorIs(t, e.Emit(test.app, test.event), test.want, name)
+		err := e.Emit(test.app, test.event)
+		require.ErrorIs(t, err, test.want)
+		require.Equal(t, test.app+" "+test.event.Channel+" "+err.Error(), told[len(told)-1])
 	}
-	require.EqualValues(t, 3, e.Stats().Refused)
-	require.Zero(t, e.Stats().Accepted)
+	require.NoError(t, e.Emit("app", webhook.ChannelOccupied("c")))
+	require.Len(t, told, 4)
+	require.EqualValues(t, 4, e.Stats().Refused)
+	require.EqualValues(t, 1, e.Stats().Accepted)
+	for e.refusals.writing.Load() {
+		runtime.Gosched()
+	}
+	require.Equal(t, 1, strings.Count(log.String(), "event refused"))
+	require.Equal(t, 4, strings.Count(log.String(), "in the hook"))
 }
 
 func TestAnEmitterKeepsItsTime(t *testing.T) {

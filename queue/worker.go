@@ -20,7 +20,7 @@ import (
 // WorkerConfig configures a Worker. The zero value of every field means its default.
 type WorkerConfig struct {
 	// Config is of its Dispatcher. With Apps these are the apps. Without, they are those of Queue.SetApp, also later. Hooks.GivenUp
-	// must be nil: what is given up becomes a dead letter. Lateness is at least half a second.
+	// must be nil: what is given up becomes a dead letter. Hooks.Rejected is not called, see EmitterConfig. Lateness is at least half a second.
 	webhook.Config
 
 	// RecordInterval is how often it is noted how far a partition has got: what ended since is delivered again after
@@ -193,7 +193,7 @@ func (w *Worker) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "queue.Worker%+v",
 // hooked returns the Dispatcher's config.
 func (w *Worker) hooked() webhook.Config {
 	cfg := w.cfg.Config
-	cfg.Hooks.GivenUp = w.givenUp
+	cfg.Hooks.GivenUp, cfg.Hooks.Rejected = w.givenUp, nil // what it refuses was accepted, and becomes a dead letter
 	if told := cfg.Hooks.Undelivered; told != nil {
 		cfg.Hooks.Undelivered = func(d *webhook.Delivery, err error) {
 			if !w.closing.Load() { // else it stays in the store, for the next worker

@@ -21,8 +21,7 @@ import (
 // Config is the Dispatcher's, and the engine's.
 //
 // With Apps these are the apps, and what SetApp has stored earlier is forgotten; their secrets are not stored. Without, the
-// apps are those that SetApp has stored. Hooks.GivenUp must be nil: what is given up becomes a dead letter. Hooks.Rejected
-// is not called; Stats().Emitter.Refused counts.
+// apps are those that SetApp has stored. Hooks.GivenUp must be nil: what is given up becomes a dead letter.
 type Config struct {
 	webhook.Config
 	Engine EngineConfig
@@ -151,7 +150,7 @@ func (l *Local) open(ctx context.Context, cfg Config, logger *slog.Logger) (err 
 		return err
 	}
 	l.Emitter, err = l.queue.NewEmitter(queue.EmitterConfig{
-		MaxBufferedBytes: cfg.Engine.MaxBufferedBytes, Known: l.knows, Wants: l.worker.Dispatcher().Wants, Logger: logger,
+		MaxBufferedBytes: cfg.Engine.MaxBufferedBytes, Known: l.knows, Wants: l.worker.Dispatcher().Wants, Rejected: cfg.Hooks.Rejected, Logger: logger,
 	})
 	return err
 }

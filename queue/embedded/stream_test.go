@@ -52,6 +52,7 @@ func letters(t *testing.T, l *Local, f queue.DeadFilter) (all []queue.DeadLetter
 
 // A Sender's error may be long, and is stored with each letter.
 func TestALettersReasonIsBounded(t *testing.T) {
+	t.Parallel()
 	cfg := fast(app("app", "http://127.0.0.1:1"))
 	cfg.Sender = webhook.SenderFunc(func(context.Context, *webhook.Delivery) error {
 		return fmt.Errorf("%s: %w", strings.Repeat("ü", 10_000), webhook.ErrFinal)
@@ -65,6 +66,7 @@ func TestALettersReasonIsBounded(t *testing.T) {
 }
 
 func TestPoisonBecomesADeadLetterAndWhatIsBehindItIsDelivered(t *testing.T) {
+	t.Parallel()
 	r := receiver(t, app("app"))
 	l := open(t, t.TempDir(), fast(app("app", r.URL)))
 	for _, data := range []string{"\x01garbage", "", "\x00"} {
@@ -88,6 +90,7 @@ func TestPoisonBecomesADeadLetterAndWhatIsBehindItIsDelivered(t *testing.T) {
 }
 
 func TestANewerVersionStopsTheWorkerAndIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	r := receiver(t, app("app"))
 	l := open(t, t.TempDir(), fast(app("app", r.URL)))
 	publish(t, l, "\x02from tomorrow")
@@ -100,6 +103,7 @@ func TestANewerVersionStopsTheWorkerAndIsLeftAlone(t *testing.T) {
 }
 
 func TestAnAppThatIsGoneHasDeadLetters(t *testing.T) {
+	t.Parallel()
 	r := receiver(t, app("app"), app("gone"))
 	r.Answer(503)
 	dir := t.TempDir()
@@ -107,7 +111,9 @@ func TestAnAppThatIsGoneHasDeadLetters(t *testing.T) {
 	require.NoError(t, l.EmitDurable(t.Context(), "gone", webhook.ChannelOccupied("c")))
 	require.True(t, settles(func() bool { return l.Stats().Worker.Pending == 1 })) // read, and noted
 	closeNow(t, l)
-	l = open(t, dir, fast(app("app", r.URL)))
+	cfg := fast(app("app", r.URL))
+	cfg.Hooks.Rejected = func(string, webhook.Event, error) { t.Error("it was accepted") }
+	l = open(t, dir, cfg)
 	drained(t, l)
 	all := letters(t, l, queue.DeadFilter{App: "gone", Endpoint: "_unknown"})
 	require.Len(t, all, 1)
@@ -122,7 +128,29 @@ func TestAnAppThatIsGoneHasDeadLetters(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// A server goes on to count what is refused where it did before, in memory.
+func TestRejectedIsToldWhatEmitRefuses(t *testing.T) {
+	t.Parallel()
+	var told []error
+	cfg := fast(app("app", "http://127.0.0.1:1"))
+	cfg.Hooks.Rejected = func(_ string, _ webhook.Event, err error) { told = append(told, err) }
+	l := open(t, t.TempDir(), cfg)
+	for _, err := range []error{
+		l.Emit("another", webhook.ChannelOccupied("c")), l.Emit("app", webhook.ChannelOccupied("")), l.EmitDurable(t.Context(), "app", webhook.Event{Channel: "c"}),
+	} {
+		require.Error(t, err)
+		require.Equal(t, err, told[0])
+		told = told[1:]
+	}
+	require.NoError(t, l.Emit("app", webhook.ChannelOccupied("c")))
+	closeNow(t, l)
+	require.ErrorIs(t, l.Emit("app", webhook.ChannelOccupied("c")), webhook.ErrClosed)
+	require.ErrorIs(t, told[0], webhook.ErrClosed)
+	require.Len(t, told, 1)
+}
+
 func TestAppsAreKept(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	id := `a.*> `
 	l := open(t, dir, fast())
@@ -224,6 +252,7 @@ func listening(t *testing.T) (n int) {
 }
 
 func TestWhatOpenRefuses(t *testing.T) {
+	t.Parallel()
 	good := fast(app("app", "http://127.0.0.1:1"))
 	for field, change := range map[string]func(*Config){
 		"Hooks.GivenUp":    func(c *Config) { c.Hooks.GivenUp = func(*webhook.Delivery, error, func()) {} },
@@ -244,6 +273,7 @@ func TestWhatOpenRefuses(t *testing.T) {
 
 // The endpoint that gave up is not there any more: nobody else gets what was for it, and it is not lost.
 func TestAReplayForAnEndpointThatIsGoneIsADeadLetterAgain(t *testing.T) {
+	t.Parallel()
 	r := receiver(t, app("app"))
 	r.Answer(410)
 	l := open(t, t.TempDir(), fast(app("app", r.URL+"/old")))
@@ -267,6 +297,7 @@ func TestAReplayForAnEndpointThatIsGoneIsADeadLetterAgain(t *testing.T) {
 }
 
 func TestAReplayedEventIsNotHeldAgain(t *testing.T) {
+	t.Parallel()
 	r := receiver(t, app("app"))
 	r.Answer(410)
 	dir, cfg := t.TempDir(), fast(app("app", r.URL))
@@ -287,6 +318,7 @@ func TestAReplayedEventIsNotHeldAgain(t *testing.T) {
 
 // A second worker beside one that is alone is a mistake: the one that was there first notices and stops.
 func TestAWorkerWhosePartitionIsTakenStops(t *testing.T) {
+	t.Parallel()
 	r := receiver(t, app("app"))
 	cfg := fast(app("app", r.URL))
 	l := open(t, t.TempDir(), cfg)
@@ -307,6 +339,7 @@ func TestAWorkerWhosePartitionIsTakenStops(t *testing.T) {
 }
 
 func TestNothingPrintsASecret(t *testing.T) {
+	t.Parallel()
 	var log logged
 	cfg := fast(app("app", "http://u:app-secret@127.0.0.1:1/?q=app-secret"))
 	cfg.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
