@@ -145,6 +145,7 @@ func (c *WorkerConfig) complete() error {
 func (w *Worker) dispatcherConfig() webhook.Config {
 	cfg := w.cfg.Config
 	cfg.Hooks.GivenUp = w.givenUp
+	cfg.Hooks.Rejected = nil // what the Dispatcher refuses was accepted before, and becomes a dead letter
 	if told := cfg.Hooks.Undelivered; told != nil {
 		cfg.Hooks.Undelivered = func(d *webhook.Delivery, err error) {
 			if !w.closing.Load() { // else it stays in the store, for the next worker
