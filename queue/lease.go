@@ -13,8 +13,9 @@ type lease struct {
 	hold   func(context.Context) (resume func())
 
 	mu      sync.Mutex
-	renewed time.Time     // when the last sign of life that was acknowledged was sent
+	acked   time.Time     // when the last sign of life that was acknowledged was sent
 	timer   *time.Timer   // suspends
+	lapses  int           // how often the lease was about to end
 	resume  func()        // not nil while suspended
 	resumed chan struct{} // closed when that ends
 }
@@ -27,8 +28,8 @@ const (
 
 // newLease returns a lease that begins now.
 func newLease(length time.Duration, hold func(context.Context) func()) *lease {
-	l := &lease{length: length, hold: hold, renewed: time.Now()}
-	l.timer = time.AfterFunc(l.tenths(holdAfter), l.suspend)
+	l := &lease{length: length, hold: hold, acked: time.Now()}
+	l.timer = time.AfterFunc(l.tenths(holdAfter), func() { l.suspended() })
 	return l
 }
 
@@ -37,19 +38,17 @@ func (l *lease) tenths(n time.Duration) time.Duration { return l.length * n / 10
 // age is the larger of what the two clocks say: while a machine is suspended one of them may stand still. mu is held.
 func (l *lease) age() time.Duration {
 	now := time.Now()
-	return max(now.Sub(l.renewed), now.Round(0).Sub(l.renewed.Round(0)))
+	return max(now.Sub(l.acked), now.Round(0).Sub(l.acked.Round(0)))
 }
 
-// suspend holds the Dispatcher if the lease was not renewed in time.
-func (l *lease) suspend() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.suspendLocked()
-}
-
-func (l *lease) suspendLocked() {
+// check holds the Dispatcher if there was no sign of life for too long. mu is held.
+func (l *lease) check() {
 	age := l.age()
-	if l.resume != nil || age < l.tenths(holdAfter) {
+	if age < l.tenths(holdAfter) {
+		return
+	}
+	l.lapses++
+	if l.resume != nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), l.tenths(cancelAfter)-age)
@@ -58,21 +57,35 @@ func (l *lease) suspendLocked() {
 	l.resumed = make(chan struct{})
 }
 
-// suspended reports whether the worker has to make sure that its partitions are its own before it goes on.
-func (l *lease) suspended() bool {
+// beat is for a sign of life, sent then, that was acknowledged. If the lease was suspended it stays so until confirm.
+func (l *lease) beat(sent time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.suspendLocked() // the timer may not have fired yet, if the process was stopped
-	return l.resume != nil
+	l.check() // the timer has not fired yet, if the process was stopped
+	l.acked = sent
+	l.timer.Reset(l.tenths(holdAfter) - l.age())
 }
 
-// renew is for a sign of life, sent then, that was acknowledged, and after which partitions were found to be the worker's own.
-func (l *lease) renew(sent time.Time) {
+// suspended reports whether the worker has to make sure that its partitions are its own before it goes on.
+func (l *lease) suspended() bool {
+	_, suspended := l.lapse()
+	return suspended
+}
+
+// lapse returns the number of the last lapse, and whether the lease is suspended since.
+func (l *lease) lapse() (number int, suspended bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.renewed = sent
-	l.timer.Reset(l.tenths(holdAfter) - l.age())
-	if l.resume != nil && l.age() < l.tenths(holdAfter) {
+	l.check()
+	return l.lapses, l.resume != nil
+}
+
+// confirm ends the suspension: since that lapse all partitions were found to be the worker's own. It does nothing if there was another
+// lapse.
+func (l *lease) confirm(lapse int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.check(); l.lapses == lapse && l.resume != nil {
 		l.resume()
 		close(l.resumed)
 		l.resume = nil
@@ -83,9 +96,8 @@ func (l *lease) renew(sent time.Time) {
 func (l *lease) allow(ctx context.Context) bool {
 	for {
 		l.mu.Lock()
-		l.suspendLocked()
-		resumed := l.resumed
-		held := l.resume != nil
+		l.check()
+		resumed, held := l.resumed, l.resume != nil
 		l.mu.Unlock()
 		if !held {
 			return true

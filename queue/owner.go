@@ -18,6 +18,7 @@ type owner struct {
 	readers []atomic.Pointer[reader]
 	barred  []atomic.Bool // left to others for good
 	news    chan struct{} // has one if the worker has other partitions than before
+	again   chan struct{} // has one if that may leave some to be taken
 
 	beginning sync.Mutex
 
@@ -27,7 +28,7 @@ type owner struct {
 	halt   chan struct{}   // closed by close: no more is taken
 	ctx    context.Context // of the loop
 	cancel context.CancelFunc
-	loop   sync.WaitGroup
+	loops  sync.WaitGroup
 }
 
 // stuck is how long a record has not changed.
@@ -38,7 +39,7 @@ type stuck struct {
 
 func newOwner(w *Worker) *owner {
 	n := w.q.partitions
-	o := &owner{w: w, readers: make([]atomic.Pointer[reader], n), barred: make([]atomic.Bool, n), news: make(chan struct{}, 1),
+	o := &owner{w: w, readers: make([]atomic.Pointer[reader], n), barred: make([]atomic.Bool, n), news: make(chan struct{}, 1), again: make(chan struct{}, 1),
 		vacant: make([]int, n), stuck: make([]stuck, n), halt: make(chan struct{})}
 	o.ctx, o.cancel = context.WithCancel(context.Background())
 	return o
@@ -50,8 +51,9 @@ func (o *owner) start() error {
 		o.members = newMembers(o.w.q, o.w.id)
 		o.lease = newLease(o.w.cfg.Lease, o.w.d.Hold)
 		others := o.w.q.watch(leaseBucket, memberKey("*"), o.w.log, o.members.learn)
-		o.loop.Go(func() { others.run(o.ctx) })
-		o.loop.Go(func() { o.run(others) })
+		o.loops.Go(func() { others.run(o.ctx) })
+		o.loops.Go(o.live)
+		o.loops.Go(func() { o.run(others) })
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(o.ctx, 30*time.Second)
@@ -71,36 +73,29 @@ func (o *owner) start() error {
 // interval is from one beat to the next.
 func (o *owner) interval() time.Duration { return o.w.cfg.Lease / beatsPerLease }
 
-// run gives a sign of life at each beat, and looks for partitions then, and when something has changed.
-func (o *owner) run(others *watch) {
-	for beat := true; ; {
-		if alive := o.renew(); alive && beat {
-			o.members.forget(o.ctx, o.members.count())
-			o.observe()
-		}
-		if others.begun(o.ctx) != nil {
-			return
-		}
-		o.balance()
-		timer := time.NewTimer(o.interval())
-		beat = false
+// live gives a sign of life at each beat, and at once when the worker has other partitions.
+func (o *owner) live() {
+	beats := time.NewTimer(0)
+	defer beats.Stop()
+	for {
+		beat := true
 		select {
-		case <-timer.C:
-			beat = true
-		case <-o.members.news:
+		case <-beats.C:
 		case <-o.news:
+			beat = false
 		case <-o.ctx.Done():
-		}
-		timer.Stop()
-		if o.ctx.Err() != nil {
 			return
+		}
+		if alive := o.beat(); alive && beat {
+			o.members.forget(o.ctx, o.members.count())
+		}
+		if beat {
+			beats.Reset(o.interval())
 		}
 	}
 }
 
-// renew gives a sign of life. If the last one is so long ago that others may have taken partitions, it makes sure of each
-// by writing its record, before anything is sent again.
-func (o *owner) renew() (alive bool) {
+func (o *owner) beat() (alive bool) {
 	ctx, cancel := context.WithTimeout(o.ctx, 2*o.interval())
 	defer cancel()
 	sent := time.Now()
@@ -110,21 +105,59 @@ func (o *owner) renew() (alive bool) {
 		}
 		return false
 	}
-	if o.lease.suspended() {
-		clear(o.stuck) // whatever it was, others were hit too
-		for _, r := range o.all() {
-			_, err := r.record(ctx, o.w.id, true)
-			if err != nil && !errors.Is(err, errTaken) {
-				o.w.log.limited("webhook queue: a record is not written, tried again", err)
-				return false
-			}
-			if err != nil {
-				o.lose(r)
-			}
+	o.lease.beat(sent)
+	return true
+}
+
+// run looks for partitions at each beat, and when something has changed.
+func (o *owner) run(others *watch) {
+	if others.begun(o.ctx) != nil {
+		return
+	}
+	beats := time.NewTicker(o.interval())
+	defer beats.Stop()
+	for {
+		if lapse, suspended := o.lease.lapse(); suspended {
+			o.confirm(lapse)
+		} else if !o.halted() {
+			o.balance()
+		}
+		select {
+		case <-beats.C:
+			o.observe()
+		case <-o.members.news:
+		case <-o.again:
+		case <-o.ctx.Done():
+			return
 		}
 	}
-	o.lease.renew(sent)
-	return true
+}
+
+// confirm makes sure of each partition by writing its record: others may have taken some. Then the worker may send again. What is not
+// confirmed in time is the next time: as long as signs of life are acknowledged nobody takes it.
+func (o *owner) confirm(lapse int) {
+	clear(o.stuck) // whatever it was, others were hit too
+	var all sync.WaitGroup
+	var failed atomic.Bool
+	for _, r := range o.all() {
+		if r.confirmed == lapse {
+			continue
+		}
+		all.Go(func() {
+			switch _, err := r.record(o.ctx, o.w.id, true); {
+			case err == nil:
+				r.confirmed = lapse
+			case errors.Is(err, errTaken):
+				o.lose(r)
+			default:
+				failed.Store(true)
+				o.w.log.limited("webhook queue: a record is not written, tried again", err)
+			}
+		})
+	}
+	if all.Wait(); !failed.Load() {
+		o.lease.confirm(lapse)
+	}
 }
 
 func (o *owner) heartbeat() (beat heartbeat) {
@@ -169,11 +202,6 @@ func (o *owner) allows(ctx context.Context, app string) bool {
 
 // balance hands over what is more than this worker's share if somebody has less than his, and takes what nobody has.
 func (o *owner) balance() {
-	if o.halted() || o.lease.suspended() {
-		return
-	}
-	ctx, cancel := context.WithTimeout(o.ctx, 2*o.interval())
-	defer cancel()
 	mine, others := o.all(), o.members.alive()
 	share := (len(o.readers) + len(others)) / (len(others) + 1) // rounded up
 	lacking, taken := 0, make([]bool, len(o.readers))
@@ -188,7 +216,7 @@ func (o *owner) balance() {
 	for i := range min(lacking, len(mine)-share) {
 		o.handOver(mine[len(mine)-1-i])
 	}
-	has := len(mine)
+	has, began := len(mine), time.Now()
 	for _, n := range o.order() {
 		if taken[n] || o.readers[n].Load() != nil || o.barred[n].Load() {
 			o.vacant[n] = 0
@@ -197,15 +225,30 @@ func (o *owner) balance() {
 		if has >= share && o.vacant[n] <= beatsPerLease { // then those who should have it cannot read it
 			continue
 		}
-		switch took, err := o.take(ctx, n, func(r *reader) (bool, error) { return o.members.isGone(ctx, r.before) }); {
+		if time.Since(began) > o.w.cfg.Lease { // have a look at everything again
+			o.soon()
+			return
+		}
+		ctx, cancel := context.WithTimeout(o.ctx, publishTimeout)
+		took, err := o.take(ctx, n, func(r *reader) (bool, error) { return o.members.isGone(ctx, r.before) })
+		cancel()
+		switch {
 		case took:
 			has++
 			o.vacant[n] = 0
 		case errors.Is(err, errNewer):
 			o.bar(n, err)
-		case err != nil && ctx.Err() == nil:
+		case err != nil && o.ctx.Err() == nil:
 			o.w.log.limited("webhook queue: a partition is not taken, tried again", err)
 		}
+	}
+}
+
+// soon has run look again.
+func (o *owner) soon() {
+	select {
+	case o.again <- struct{}{}:
+	default:
 	}
 }
 
@@ -231,7 +274,7 @@ func (o *owner) observe() {
 		return
 	}
 	o.beats = 0
-	ctx, cancel := context.WithTimeout(o.ctx, 2*o.interval())
+	ctx, cancel := context.WithTimeout(o.ctx, publishTimeout)
 	defer cancel()
 	waiting, err := o.w.q.waiting(ctx)
 	if err != nil {
@@ -310,11 +353,13 @@ func (o *owner) begin(n int, r *reader) {
 	r.start()
 }
 
+// tell has others know that the worker has other partitions, and run look again.
 func (o *owner) tell() {
 	select {
 	case o.news <- struct{}{}:
 	default:
 	}
+	o.soon()
 }
 
 // bar leaves a partition to others for good.
@@ -409,7 +454,7 @@ func (o *owner) close(ctx context.Context) error {
 	defer cancel()
 	err := o.releaseAll(wire)
 	o.cancel()
-	o.loop.Wait()
+	o.loops.Wait()
 	err = errors.Join(err, o.releaseAll(wire)) // what was taken at the last moment
 	o.lease.end()
 	last, cancelLast := context.WithTimeout(context.WithoutCancel(ctx), o.interval())

@@ -22,6 +22,7 @@ type reader struct {
 	leaving   atomic.Bool   // it is not this worker's for long
 	lost      atomic.Bool   // it is another's
 	gone      chan struct{} // closed when it has left
+	confirmed int           // the last lapse of the lease since which it was found to be this worker's
 
 	track    *tracking
 	before   string // the owner before
@@ -421,7 +422,7 @@ func (r *reader) record(ctx context.Context, owner string, anyway bool) (floor u
 
 // set writes the record if nobody else has since this reader did.
 func (r *reader) set(ctx context.Context, rec *record) error {
-	ctx, cancel := context.WithTimeout(ctx, min(publishTimeout, r.w.cfg.Lease/3)) // renew waits for it
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
 	data, err := rec.encode()
 	if err != nil {
