@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -97,7 +96,7 @@ func webhookConfig(apps []app, o options, log *slog.Logger) (webhook.Config, err
 	for _, a := range apps {
 		cfg.Apps = append(cfg.Apps, a.App)
 	}
-	cfg.Logger = log // also says at once when an endpoint is down, and why
+	cfg.Logger = log // says at once when an endpoint is down, and why, and when an event is refused
 	return cfg, nil
 }
 
@@ -122,18 +121,6 @@ func openEmitter(ctx context.Context, o options, cfg webhook.Config, metrics *we
 		return joinFleet(ctx, nc, q, cfg)
 	}
 	return openSpooled(ctx, o.state, cfg, metrics)
-}
-
-// logRejected counts the events that were not accepted, and logs about them once a second at the most, on a
-// goroutine of its own: a client waits for the call.
-func logRejected(log *slog.Logger) func(string, webhook.Event, error) {
-	var rejected, logged atomic.Int64
-	return func(appID string, e webhook.Event, err error) {
-		n, now, last := rejected.Add(1), time.Now().Unix(), logged.Load()
-		if now > last && logged.CompareAndSwap(last, now) {
-			go log.Error("webhook event rejected", "app", appID, "type", e.Type, "error", err, "so_far", n)
-		}
-	}
 }
 
 // run serves until ctx ends, then shuts down. It returns nil only if every webhook has arrived, or is stored.

@@ -30,7 +30,7 @@ type server struct {
 
 func newServer(apps []app, out webhook.Emitter, log *slog.Logger) *server {
 	s := &server{
-		byKey: make(map[string]*hub), byID: make(map[string]*hub), tracker: channels.New(out, channels.Options{Rejected: logRejected(log)}),
+		byKey: make(map[string]*hub), byID: make(map[string]*hub), tracker: channels.New(out, channels.Options{}),
 		timing: pusherTiming, paces: defaultPaces, log: log,
 		conns: make(map[*conn]bool), open: make(map[*hub]int),
 	}
