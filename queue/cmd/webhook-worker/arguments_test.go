@@ -71,6 +71,22 @@ func TestFailures(t *testing.T) {
 	}
 }
 
+// A server without JetStream is not waited for.
+func TestWithoutJetStream(t *testing.T) {
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true})
+	require.NoError(t, err)
+	s.Start()
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	require.True(t, s.ReadyForConnections(soon))
+	for _, command := range []string{"", "dead ls", "partitions"} {
+		began := time.Now()
+		_, errs, code := ctl(t, append(strings.Fields(command), "-nats", s.ClientURL())...)
+		require.Equal(t, exitFailed, code)
+		require.Contains(t, errs, "JetStream is not enabled there (nats-server -js)")
+		require.Less(t, time.Since(began), patience/2)
+	}
+}
+
 func TestHelp(t *testing.T) {
 	for command, text := range map[string]string{
 		"":            "webhook-worker dead purge -nats URL [filters]",

@@ -106,23 +106,33 @@ const (
 )
 
 // open opens the queue. While a cluster elects a leader nobody answers, so it tries for some time.
-func open(ctx context.Context, nc *nats.Conn, cfg queue.Config, log *slog.Logger) (q *queue.Queue, err error) {
+func open(ctx context.Context, nc *nats.Conn, cfg queue.Config, log *slog.Logger) (*queue.Queue, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	for {
+	for tries := 0; ; tries++ {
 		once, done := context.WithTimeout(ctx, oneTry)
-		q, err = queue.Open(once, nc, cfg)
+		q, err := queue.Open(once, nc, cfg)
 		done()
-		if err == nil || !passes(err) || ctx.Err() != nil {
-			return q, err
+		if err == nil || !passes(nc, err) || ctx.Err() != nil {
+			return q, explained(err)
 		}
-		log.Warn("the queue is not there yet, tried again", "error", err)
+		if tries == 0 {
+			log.Warn("the queue does not answer, tried again", "error", err, "deadline", patience)
+		}
 		select {
 		case <-time.After(time.Second):
 		case <-ctx.Done():
-			return nil, err
+			return nil, explained(err)
 		}
 	}
+}
+
+// explained adds to an error what to do about it, where that is known.
+func explained(err error) error {
+	if errors.Is(err, nats.ErrNoResponders) {
+		return fmt.Errorf("-nats: %w: JetStream is not enabled there (nats-server -js), or its cluster has no leader", err)
+	}
+	return err
 }
 
 // openExisting is open for who only looks: a mistaken URL is no reason to make a queue there.
@@ -152,11 +162,14 @@ func existing(ctx context.Context, nc *nats.Conn, log *slog.Logger) (*queue.Queu
 	return open(ctx, nc, queue.Config{}, log)
 }
 
-// passes reports whether an error may be over in a moment.
-func passes(err error) bool {
+// passes reports whether an error may be over in a moment. A lone server has JetStream from its start or never.
+func passes(nc *nats.Conn, err error) bool {
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
 		return api.Code == 503
 	}
-	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders) ||
+	if errors.Is(err, nats.ErrNoResponders) {
+		return nc.ConnectedClusterName() != ""
+	}
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) ||
 		errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrConnectionReconnecting)
 }
