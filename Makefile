@@ -1,13 +1,13 @@
 # `make ci` is what every change has to pass, cheapest first; each step also runs by its name.
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
-NESTED      := internal/h2test webhookprom channels/porcupine queue queue/embedded examples/ssrf examples/otel examples/pusher-server examples/pusher-server/e2e/goreceiver bench
+NESTED      := internal/h2test webhookprom channels/porcupine queue queue/embedded queue/cmd/webhook-worker queue/examples/fleet examples/ssrf examples/otel examples/pusher-server examples/pusher-server/e2e/goreceiver bench
 FUZZ        := FuzzEventRoundTrip FuzzVerify FuzzFilter FuzzConfigJSON FuzzHeaders FuzzTakeBody
 JSFUZZ      := FuzzAppend FuzzString FuzzFloat
 QUEUEFUZZ   := FuzzGroup FuzzRecord FuzzLetter
 FUZZTIME    := 2s
 
-.PHONY: ci fmt vet staticcheck tidy test race fuzz quickstart benchmarks bench-quick bench soak-quick soak e2e vuln
+.PHONY: ci fmt vet staticcheck tidy test race fuzz quickstart benchmarks bench-quick bench soak-quick soak fleet e2e vuln
 
 ci: fmt vet staticcheck tidy test race fuzz quickstart benchmarks bench-quick soak-quick e2e
 
@@ -60,6 +60,9 @@ soak-quick: # the accounts, with the race detector
 
 soak: # ten minutes with everything that can go wrong, see docs/soak.md; takes half of two cores
 	cd bench && go run ./soak
+
+fleet: # three servers, two nodes and two workers, 20 kills of each; some ten minutes
+	cd queue/examples/fleet && go run . -long
 
 e2e: # real Pusher clients and a browser; installs what it needs
 	examples/pusher-server/e2e/run

@@ -6,10 +6,18 @@ import (
 	"github.com/pusherhooks/webhook"
 )
 
+// A Source is a webhook.Dispatcher, or what has one inside, such as a worker of a queue.
+type Source interface {
+	Stats() webhook.Stats
+	Endpoints(appID string) []webhook.EndpointStatus
+}
+
+var _ Source = (*webhook.Dispatcher)(nil)
+
 // A Collector gives a registry the metrics of one Dispatcher: what the hooks have counted, and the dispatcher's
 // Stats and Endpoints at the time of the scrape.
 type Collector struct {
-	dispatcher *webhook.Dispatcher
+	dispatcher Source
 	metrics    *Metrics
 	stats      []statsMetric
 }
@@ -21,7 +29,7 @@ var _ prometheus.Collector = (*Collector)(nil)
 //
 // A registry takes one dispatcher's metrics under their names. For several dispatchers in one process,
 // register each with prometheus.WrapRegistererWith and a label of your own.
-func (m *Metrics) Collector(d *webhook.Dispatcher) *Collector {
+func (m *Metrics) Collector(d Source) *Collector {
 	return &Collector{dispatcher: d, metrics: m, stats: statsMetrics(m.perApp)}
 }
 

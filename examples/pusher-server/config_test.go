@@ -12,8 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pusherhooks/webhook"
-	"github.com/pusherhooks/webhook/webhookprom"
-	"github.com/pusherhooks/webhook/webhookspool"
 )
 
 func TestLoadApps(t *testing.T) {
@@ -46,10 +44,7 @@ func TestLoadApps(t *testing.T) {
 
 func testConfig(t *testing.T, apps []app, o options) webhook.Config {
 	t.Helper()
-	spool, err := webhookspool.Open(t.TempDir(), webhookspool.Config{})
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = spool.Close(t.Context(), nil) })
-	cfg, err := webhookConfig(apps, o, webhookprom.New(webhookprom.Config{}), spool, slog.New(slog.DiscardHandler))
+	cfg, err := webhookConfig(apps, o, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	return cfg
 }

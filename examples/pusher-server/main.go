@@ -13,22 +13,24 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/pusherhooks/webhook"
+	"github.com/pusherhooks/webhook/queue"
+	"github.com/pusherhooks/webhook/queue/embedded"
 	"github.com/pusherhooks/webhook/webhookprom"
-	"github.com/pusherhooks/webhook/webhookspool"
 )
 
 type options struct {
-	config, listen, state, pusherJS string
-	shutdown                        time.Duration
-	demo, pusherTiming              bool
+	config, listen, pusherJS string
+	state, durable, nats     string // where webhooks are kept, at most one is set
+	shutdown                 time.Duration
+	demo, pusherTiming       bool
 }
 
 func parse(args []string, stderr io.Writer) (options, error) {
@@ -38,7 +40,9 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&o.config, "config", "", "`file` with the apps, in soketi's format")
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:6001", "`address` to listen on")
 	flags.DurationVar(&o.shutdown, "shutdown", 10*time.Second, "how long a shutdown may take")
-	flags.StringVar(&o.state, "state", "undelivered", "`directory` that keeps webhooks which were not delivered")
+	flags.StringVar(&o.state, "state", "", "`directory` that keeps webhooks which were not delivered (default \"undelivered\")")
+	flags.StringVar(&o.durable, "durable", "", "`directory` that keeps every webhook until it is delivered, whatever happens to the process")
+	flags.StringVar(&o.nats, "nats", "", "`URL` of a NATS server with JetStream that keeps every webhook; workers deliver them")
 	flags.BoolVar(&o.pusherTiming, "pusher-timing", true, "wait for members and channels that come back, and spare webhooks, as Pusher does")
 	flags.BoolVar(&o.demo, "demo", false, "add a demo app, its backend and a page (the default without -config)")
 	flags.StringVar(&o.pusherJS, "pusher-js", "e2e/node_modules/pusher-js/dist/web/pusher.min.js", "`file` with pusher-js, for the demo's page")
@@ -49,6 +53,14 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
 	o.demo = o.demo || o.config == ""
+	switch {
+	case o.durable != "" && o.nats != "":
+		return o, errors.New("-durable and -nats: webhooks are kept in one place, leave one of the two out")
+	case o.state != "" && o.durable+o.nats != "":
+		return o, errors.New("-state: is for webhooks in memory, leave it out with -durable and -nats")
+	case o.state == "":
+		o.state = "undelivered"
+	}
 	return o, nil
 }
 
@@ -70,7 +82,7 @@ func main() {
 
 // webhookConfig is all there is to configure in the library: soketi's environment decides about batching, its
 // file about the endpoints.
-func webhookConfig(apps []app, o options, metrics *webhookprom.Metrics, spool *webhookspool.Spool, log *slog.Logger) (webhook.Config, error) {
+func webhookConfig(apps []app, o options, log *slog.Logger) (webhook.Config, error) {
 	cfg, err := webhook.ConfigFromEnv()
 	if err != nil {
 		return cfg, err
@@ -84,35 +96,34 @@ func webhookConfig(apps []app, o options, metrics *webhookprom.Metrics, spool *w
 	for _, a := range apps {
 		cfg.Apps = append(cfg.Apps, a.App)
 	}
-	cfg.Logger = log // also says at once when an endpoint is down, and why
-	cfg.Hooks = metrics.Hooks(webhook.Hooks{Rejected: logRejected(log), Undelivered: spool.Undelivered})
+	cfg.Logger = log // says at once when an endpoint is down, and why, and when an event is refused
 	return cfg, nil
 }
 
-// metricsHandler serves the metrics of one dispatcher and its spool in Prometheus' format.
-func metricsHandler(metrics *webhookprom.Metrics, d *webhook.Dispatcher, spool *webhookspool.Spool) http.Handler {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(metrics.Collector(d),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "webhook_spool_bytes", Help: "Disk space of undelivered webhooks."},
-			func() float64 { return float64(spool.Stats().Bytes) }),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "webhook_spool_lost_total", Help: "Undelivered webhooks that found no room on disk."},
-			func() float64 { return float64(spool.Stats().Lost) }))
-	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
-}
-
-// logRejected counts the events that the library had no room for, and logs about them once a second at the
-// most and on a goroutine of its own: Emit calls it with a hub's lock held.
-func logRejected(log *slog.Logger) func(string, webhook.Event, error) {
-	var rejected, logged atomic.Int64
-	return func(appID string, e webhook.Event, err error) {
-		n, now, last := rejected.Add(1), time.Now().Unix(), logged.Load()
-		if now > last && logged.CompareAndSwap(last, now) {
-			go log.Error("webhook event rejected", "app", appID, "type", e.Type, "error", err, "so_far", n)
+// openEmitter opens where the server's events go: durable is one line, and a fleet two. In memory a spool has to
+// keep what is not delivered; the others have all of it stored anyway.
+func openEmitter(ctx context.Context, o options, cfg webhook.Config, metrics *webhookprom.Metrics) (emitter, error) {
+	switch {
+	case o.durable != "":
+		cfg.Hooks = metrics.Hooks()
+		local, err := embedded.Open(ctx, o.durable, embedded.Config{Config: cfg})
+		return durable{local}, err
+	case o.nats != "":
+		nc, err := nats.Connect(o.nats, nats.MaxReconnects(-1)) // the default gives up after two minutes
+		if err != nil {
+			return nil, connectError(err)
 		}
+		q, err := queue.Open(ctx, nc, queue.Config{})
+		if err != nil {
+			nc.Close()
+			return nil, err
+		}
+		return joinFleet(ctx, nc, q, cfg)
 	}
+	return openSpooled(ctx, o.state, cfg, metrics)
 }
 
-// run serves until ctx ends, then shuts down. It returns nil only if every webhook has arrived.
+// run serves until ctx ends, then shuts down. It returns nil only if every webhook has arrived, or is stored.
 func run(ctx context.Context, o options, log *slog.Logger) (err error) {
 	var apps []app
 	if o.config != "" {
@@ -130,36 +141,33 @@ func run(ctx context.Context, o options, log *slog.Logger) (err error) {
 		apps = append(apps, demonstration.app)
 		demonstration.routes(mux)
 	}
-	spool, err := webhookspool.Open(o.state, webhookspool.Config{Logger: log})
+	cfg, err := webhookConfig(apps, o, log)
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", o.listen) // if somebody else has the address, nothing is delivered
 	if err != nil {
 		return err
 	}
 	metrics := webhookprom.New(webhookprom.Config{})
-	cfg, err := webhookConfig(apps, o, metrics, spool, log)
+	out, err := openEmitter(ctx, o, cfg, metrics)
 	if err != nil {
-		return errors.Join(err, spool.Close(ctx, nil))
+		_ = listener.Close()
+		return err
 	}
-	dispatcher, err := webhook.New(cfg)
-	if err != nil {
-		return errors.Join(err, spool.Close(ctx, nil))
-	}
-	s := newServer(apps, dispatcher, log)
+	s := newServer(apps, out, log)
 	if o.demo {
 		demonstration.hub = s.byID[demoID]
 	}
 	s.routes(mux)
-	mux.Handle("GET /metrics", metricsHandler(metrics, dispatcher, spool))
-	return s.listenAndServe(ctx, o, mux, dispatcher, spool)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(out.collectors(metrics)...)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	return s.serve(ctx, listener, mux, out, o.shutdown)
 }
 
-func (s *server) listenAndServe(ctx context.Context, o options, handler http.Handler, d *webhook.Dispatcher, spool *webhookspool.Spool) error {
-	listener, err := net.Listen("tcp", o.listen)
-	if err != nil {
-		return errors.Join(err, spool.Close(ctx, d))
-	}
-	if err := spool.Redeliver(d); err != nil { // before any new event
-		s.log.Error("some webhooks of an earlier run are not redelivered", "error", err)
-	}
+// serve serves until ctx ends, and closes out in the end.
+func (s *server) serve(ctx context.Context, listener net.Listener, handler http.Handler, out emitter, patience time.Duration) (err error) {
 	ctx, stop := context.WithCancel(ctx)
 	web := &http.Server{
 		Handler:           handler,
@@ -176,13 +184,12 @@ func (s *server) listenAndServe(ctx context.Context, o options, handler http.Han
 	case <-ctx.Done():
 	}
 	stop()
-	s.log.Info("shutting down", "deadline", o.shutdown)
-	deadline, cancel := context.WithTimeout(context.Background(), o.shutdown)
+	s.log.Info("shutting down", "deadline", patience)
+	deadline, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	s.shutdown(deadline, web)
-	err = errors.Join(err, spool.Close(deadline, d)) // waits for the webhooks, those about the sockets too
-	stats := d.Stats()
-	s.log.Info("stopped", "emitted", stats.Emitted, "delivered", stats.Delivered, "undelivered", stats.Undelivered)
+	err = errors.Join(err, out.Close(deadline)) // with what the sockets' end has emitted
+	s.log.Info("stopped", "webhooks", out)
 	return err
 }
 
@@ -194,5 +201,5 @@ func (s *server) shutdown(ctx context.Context, web *http.Server) {
 		_ = web.Close() // a call that takes so long is cut off
 	}
 	s.closeSockets()
-	_ = s.tracker.Flush(ctx) // if time is up, Hooks.Rejected tells what came too late
+	_ = s.tracker.Flush(ctx) // if time is up, what came too late is rejected
 }

@@ -164,7 +164,7 @@ func TestUndeliveredSurvivesARestart(t *testing.T) {
 				receiver.Accept(app)
 			}
 			require.NoError(t, runSpooled(t, dir, cfg, patience))
-			require.Empty(t, stored(t, dir))
+			require.Empty(t, spools(t, dir))
 			requests := receiver.Requests()[seen:]
 			first, last := requests[0], requests[len(requests)-1]
 			require.Equal(t, http.StatusOK, last.Status) // so it was well signed
@@ -194,8 +194,8 @@ func runSpooled(t *testing.T, dir string, cfg webhook.Config, time time.Duration
 	return spool.Close(ctx, d)
 }
 
-// stored lists the files with deliveries.
-func stored(t *testing.T, dir string) []string {
+// spools lists the files with deliveries.
+func spools(t *testing.T, dir string) []string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(dir, "*.spool"))
 	require.NoError(t, err)

@@ -28,9 +28,9 @@ type server struct {
 	served  sync.WaitGroup // of conns
 }
 
-func newServer(apps []app, d *webhook.Dispatcher, log *slog.Logger) *server {
+func newServer(apps []app, out webhook.Emitter, log *slog.Logger) *server {
 	s := &server{
-		byKey: make(map[string]*hub), byID: make(map[string]*hub), tracker: channels.New(d, channels.Options{}),
+		byKey: make(map[string]*hub), byID: make(map[string]*hub), tracker: channels.New(out, channels.Options{}),
 		timing: pusherTiming, paces: defaultPaces, log: log,
 		conns: make(map[*conn]bool), open: make(map[*hub]int),
 	}
