@@ -9,6 +9,7 @@ import (
 	"iter"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -46,11 +47,15 @@ type EngineConfig struct {
 // ErrLocked says that another process has the directory open.
 var ErrLocked = errors.New("embedded: another process has this directory open")
 
+// ErrDeleted says that the store was deleted, or replaced by another one, while it was open.
+var ErrDeleted = errors.New("embedded: deleted while it was open")
+
 // Stats counts what happened since Open.
 type Stats struct {
 	Emitter queue.EmitterStats
 	Worker  queue.WorkerStats
-	Starts  int // of the engine: more than one if it has stopped
+	Starts  int   // of the engine: more than one if it has stopped, or could not write
+	Err     error // why nothing is stored any more, ErrDeleted; nil while it is
 }
 
 // Local is a durable Dispatcher. Its methods may be called by any number of goroutines.
@@ -75,7 +80,10 @@ var _ webhook.Emitter = (*Local)(nil)
 // Open opens the queue in a directory, which it makes if it is not there, and goes on with what is in it. No other process
 // may have it open: that is ErrLocked, at once. ctx bounds Open, not what it returns.
 func Open(ctx context.Context, dir string, cfg Config) (_ *Local, err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if dir, err = filepath.Abs(dir); err == nil { // the process may go elsewhere
+		err = os.MkdirAll(dir, 0o700)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("embedded: %w", err)
 	}
 	l := &Local{closed: make(chan struct{})}
@@ -127,8 +135,7 @@ func (c *EngineConfig) fit(free int64) error {
 
 // open is Open for an engine that runs.
 func (l *Local) open(ctx context.Context, cfg Config, logger *slog.Logger) (err error) {
-	if l.nc, err = nats.Connect("", nats.InProcessServer(l.engine), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond),
-		nats.ReconnectJitter(0, 0), nats.ReconnectBufSize(-1)); err != nil {
+	if l.nc, err = l.engine.connect(); err != nil {
 		return fmt.Errorf("embedded: %w", err)
 	}
 	l.queue, err = queue.Open(ctx, l.nc, queue.Config{Partitions: 1, MaxBytes: cfg.Engine.MaxBytes, MaxDeadBytes: cfg.Engine.MaxDeadBytes, MaxDeadAge: cfg.Engine.MaxDeadAge})
@@ -152,7 +159,10 @@ func (l *Local) open(ctx context.Context, cfg Config, logger *slog.Logger) (err 
 	l.Emitter, err = l.queue.NewEmitter(queue.EmitterConfig{
 		MaxBufferedBytes: cfg.Engine.MaxBufferedBytes, Known: l.knows, Wants: l.worker.Dispatcher().Wants, Rejected: cfg.Hooks.Rejected, Logger: logger,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return l.engine.keep(l.lock.Name())
 }
 
 // release undoes what Open has done, whatever that is.
@@ -220,19 +230,20 @@ func (l *Local) PurgeDead(ctx context.Context, f queue.DeadFilter) (letters int,
 
 // Stats returns the counts of this moment.
 func (l *Local) Stats() Stats {
-	l.engine.mu.Lock()
-	starts := l.engine.starts
-	l.engine.mu.Unlock()
-	return Stats{Emitter: l.Emitter.Stats(), Worker: l.worker.Stats(), Starts: starts}
+	starts, err := l.engine.status()
+	return Stats{Emitter: l.Emitter.Stats(), Worker: l.worker.Stats(), Starts: starts, Err: err}
 }
 
 // Close refuses events, has those that were accepted stored, delivers for five seconds at most and closes the store. It returns
 // nil also when events are pending in there: they are delivered after the next Open. When ctx ends before everything accepted
-// is stored, its error says how many events that concerns. A second call, or a concurrent one, waits for the first.
+// is stored, its error says how many events that concerns. Where the store was deleted it is ErrDeleted. A second call, or a concurrent one, waits for the first.
 func (l *Local) Close(ctx context.Context) error {
 	l.closing.Do(func() {
 		defer close(l.closed)
 		l.err = errors.Join(l.Emitter.Close(ctx), l.worker.Close(ctx))
+		if _, err := l.engine.status(); err != nil {
+			l.err = errors.Join(fmt.Errorf("%w; what was not delivered is lost", err), l.err)
+		}
 		l.nc.Close()
 		l.engine.close()
 		_ = l.lock.Close()

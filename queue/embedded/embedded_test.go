@@ -17,7 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pusherhooks/webhook"
@@ -378,20 +377,24 @@ func TestTheEngineIsStartedAgain(t *testing.T) {
 	r := receiver(t, app("app"))
 	l := open(t, t.TempDir(), fast(app("app", r.URL)))
 	require.NoError(t, l.EmitDurable(t.Context(), "app", webhook.SubscriptionCount("c", 0)))
-	l.engine.mu.Lock()
-	running := l.engine.current
-	l.engine.mu.Unlock()
-	require.NoError(t, running.DisableJetStream()) // as it does itself when the disk is full
-	for i := 1; i < 10; i++ {
-		require.NoError(t, l.Emit("app", webhook.SubscriptionCount("c", i)))
+	for round := range 3 {
+		l.engine.mu.Lock()
+		running := l.engine.current
+		l.engine.mu.Unlock()
+		require.NoError(t, running.DisableJetStream())
+		for i := range 10 {
+			require.NoError(t, l.Emit("app", webhook.SubscriptionCount("c", round*10+i+1)))
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		require.NoError(t, l.Flush(ctx))
+		require.Equal(t, round+2, l.Stats().Starts)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	require.NoError(t, l.Flush(ctx))
-	events, err := r.Wait(10, 20*time.Second)
+	events, err := r.Wait(31, 20*time.Second)
 	require.NoError(t, err)
-	require.Equal(t, 9, events[9].SubscriptionCount)
-	require.Equal(t, 2, l.Stats().Starts)
+	for i, e := range events {
+		require.Equal(t, i, e.SubscriptionCount)
+	}
 	drained(t, l)
 }
 
@@ -492,7 +495,7 @@ func swallow(t *testing.T, dir string) {
 	e, err := startEngine(dir, 1<<30, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	defer e.close()
-	nc, err := nats.Connect("", nats.InProcessServer(e))
+	nc, err := e.connect()
 	require.NoError(t, err)
 	defer nc.Close()
 	q, err := queue.Open(t.Context(), nc, queue.Config{Partitions: 1, MaxBytes: 64 << 20, MaxDeadBytes: 32 << 20})
