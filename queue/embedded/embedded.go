@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"log/slog"
 	"os"
@@ -98,14 +99,14 @@ func Open(ctx context.Context, dir string, cfg Config) (_ *Local, err error) {
 			l.release()
 		}
 	}()
-	if err := cfg.Engine.fit(freeBytes(dir)); err != nil {
+	if err := cfg.Engine.fit(roomBytes(dir)); err != nil {
 		return nil, err
 	}
 	logger := cfg.Logger
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	if l.engine, err = startEngine(dir, 2*(cfg.Engine.MaxBytes+cfg.Engine.MaxDeadBytes), logger); err != nil {
+	if l.engine, err = startEngine(ctx, dir, 2*(cfg.Engine.MaxBytes+cfg.Engine.MaxDeadBytes), logger); err != nil {
 		return nil, fmt.Errorf("embedded: %w", err)
 	}
 	if err = l.open(ctx, cfg, logger); err != nil {
@@ -114,12 +115,30 @@ func Open(ctx context.Context, dir string, cfg Config) (_ *Local, err error) {
 	return l, nil
 }
 
+// roomBytes is what a store in dir may take: what is free, and what it has. It is -1 where that is unknown.
+func roomBytes(dir string) int64 {
+	room := freeBytes(dir)
+	if room < 0 {
+		return room
+	}
+	_ = filepath.WalkDir(dir, func(_ string, f fs.DirEntry, err error) error {
+		if err != nil {
+			return nil // what cannot be seen does not count
+		}
+		if about, err := f.Info(); err == nil && about.Mode().IsRegular() {
+			room += about.Size()
+		}
+		return nil
+	})
+	return room
+}
+
 // fit sets the defaults, and checks that the disk has room.
-func (c *EngineConfig) fit(free int64) error {
-	const smallest, share = 2 << 20, 5 // four fifths of what is free may be used
+func (c *EngineConfig) fit(room int64) error {
+	const smallest, share = 2 << 20, 5 // four fifths of the room may be used
 	most := int64(1) << 62
-	if free >= 0 {
-		most = free / share * (share - 1)
+	if room >= 0 {
+		most = room / share * (share - 1)
 	}
 	if c.MaxBytes == 0 {
 		c.MaxBytes = max(smallest, min(1<<30, (most-c.MaxDeadBytes)/5*4))
@@ -128,7 +147,7 @@ func (c *EngineConfig) fit(free int64) error {
 		c.MaxDeadBytes = max(smallest, min(256<<20, most-c.MaxBytes))
 	}
 	if c.MaxBytes+c.MaxDeadBytes > most {
-		return fmt.Errorf("embedded: Engine.MaxBytes and MaxDeadBytes: are %d together, the disk has %d bytes free, of which four fifths may be used", c.MaxBytes+c.MaxDeadBytes, free)
+		return fmt.Errorf("embedded: Engine.MaxBytes and MaxDeadBytes: are %d together, the disk has room for %d bytes, of which four fifths may be used", c.MaxBytes+c.MaxDeadBytes, room)
 	}
 	return nil
 }

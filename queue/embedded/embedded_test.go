@@ -492,7 +492,7 @@ func TestAnotherStreamUnderTheRecord(t *testing.T) {
 // swallow stores a hundred events that no worker sees.
 func swallow(t *testing.T, dir string) {
 	t.Helper()
-	e, err := startEngine(dir, 1<<30, slog.New(slog.DiscardHandler))
+	e, err := startEngine(t.Context(), dir, 1<<30, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	defer e.close()
 	nc, err := e.connect()

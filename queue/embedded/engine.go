@@ -38,10 +38,10 @@ type engine struct {
 // startTimeout is how long an engine may take to read its store; a million messages take half a second.
 const startTimeout = time.Minute
 
-func startEngine(dir string, limit int64, logger *slog.Logger) (*engine, error) {
+func startEngine(ctx context.Context, dir string, limit int64, logger *slog.Logger) (*engine, error) {
 	e := &engine{dir: filepath.Join(dir, "store"), limit: limit, logger: logger}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
-	if err := e.start(); err != nil {
+	if err := e.start(ctx); err != nil {
 		e.cancel()
 		return nil, err
 	}
@@ -49,7 +49,12 @@ func startEngine(dir string, limit int64, logger *slog.Logger) (*engine, error) 
 	return e, nil
 }
 
-func (e *engine) start() error {
+// start starts a server. ctx's deadline bounds how long it may take to read its store.
+func (e *engine) start(ctx context.Context) error {
+	limit := startTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(deadline))
+	}
 	if err := os.MkdirAll(e.dir, 0o700); err != nil { // secrets of apps that SetApp stores
 		return err
 	}
@@ -63,7 +68,7 @@ func (e *engine) start() error {
 	}
 	s.SetLogger(serverLog{e.logger}, false, false)
 	s.Start()
-	if !s.ReadyForConnections(startTimeout) || !s.JetStreamEnabled() {
+	if !s.ReadyForConnections(limit) || !s.JetStreamEnabled() {
 		s.Shutdown()
 		s.WaitForShutdown()
 		return errors.New("the engine does not start; what it said is in the log")
@@ -129,7 +134,7 @@ func (e *engine) watch() {
 		}
 		e.logger.Error("webhook queue: the engine is started again", "reason", err)
 		e.stop()
-		if err := e.start(); err != nil {
+		if err := e.start(e.ctx); err != nil {
 			e.logger.Error("webhook queue: the engine does not start, tried again", "error", err)
 		}
 		next, wait = time.Now().Add(wait), min(2*wait, restartWaitMax)
