@@ -194,7 +194,7 @@ func TestKilledNineTimes(t *testing.T) {
 	dead.Answer(410) // gives up whatever it is sent
 	dir, acked := t.TempDir(), map[string][]int{}
 	for run := range kills {
-		for channel, n := range killed(t, dir, r.URL, dead.URL, run*1_000_000, time.Duration(150+run*61%200)*time.Millisecond) {
+		for channel, n := range killed(t, dir, r.URL, dead.URL, run*1_000_000, time.Duration(150+run*61%200)*time.Millisecond, nil) {
 			acked[channel] = append(acked[channel], n)
 		}
 		if run%3 == 1 { // retries and a line at the endpoint
@@ -215,18 +215,7 @@ func TestKilledNineTimes(t *testing.T) {
 			inLetters++
 		}
 	}
-	got, last, duplicates := map[string]map[int]bool{}, map[string]int{}, 0
-	for _, e := range r.Events() {
-		if got[e.Channel] == nil {
-			got[e.Channel], last[e.Channel] = map[int]bool{}, -1
-		}
-		if got[e.Channel][e.SubscriptionCount] {
-			duplicates++
-			continue
-		}
-		require.Greater(t, e.SubscriptionCount, last[e.Channel], "out of order on %s", e.Channel)
-		got[e.Channel][e.SubscriptionCount], last[e.Channel] = true, e.SubscriptionCount
-	}
+	got, duplicates := received(t, r)
 	total := 0
 	for channel, all := range acked {
 		for _, n := range all {
@@ -241,6 +230,25 @@ func TestKilledNineTimes(t *testing.T) {
 	t.Logf("%d kills, %d events acknowledged and received, %d duplicates; %d in dead letters of the other endpoint", kills, total, duplicates, inLetters)
 }
 
+// received returns what came on each channel, where a number may come again but not before a smaller one.
+func received(t *testing.T, r *webhooktest.Receiver) (got map[string]map[int]bool, duplicates int) {
+	t.Helper()
+	got = map[string]map[int]bool{}
+	last := map[string]int{}
+	for _, e := range r.Events() {
+		if got[e.Channel] == nil {
+			got[e.Channel], last[e.Channel] = map[int]bool{}, -1
+		}
+		if got[e.Channel][e.SubscriptionCount] {
+			duplicates++
+			continue
+		}
+		require.Greater(t, e.SubscriptionCount, last[e.Channel], "out of order on %s", e.Channel)
+		got[e.Channel][e.SubscriptionCount], last[e.Channel] = true, e.SubscriptionCount
+	}
+	return got, duplicates
+}
+
 func note(seen map[string]map[int]bool, channel string, n int) {
 	if seen[channel] == nil {
 		seen[channel] = map[int]bool{}
@@ -248,8 +256,9 @@ func note(seen map[string]map[int]bool, channel string, n int) {
 	seen[channel][n] = true
 }
 
-// killed runs a child for some time and returns the last number of each channel that it said was stored.
-func killed(t *testing.T, dir, url, dead string, first int, after time.Duration) map[string]int {
+// killed runs a child for some time and returns the last number of each channel that it said was stored. before, if not nil,
+// is called before the child is killed.
+func killed(t *testing.T, dir, url, dead string, first int, after time.Duration, before func()) map[string]int {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "EMBEDDED_CHILD="+dir, "EMBEDDED_URL="+url, "EMBEDDED_DEAD="+dead, fmt.Sprint("EMBEDDED_FIRST=", first))
@@ -268,7 +277,12 @@ func killed(t *testing.T, dir, url, dead string, first int, after time.Duration)
 		last[channel] = n
 		if !began {
 			began = true
-			time.AfterFunc(after, func() { _ = cmd.Process.Kill() })
+			time.AfterFunc(after, func() {
+				if before != nil {
+					before()
+				}
+				_ = cmd.Process.Kill()
+			})
 		}
 	}
 	require.True(t, began, "the child stored nothing")

@@ -1,10 +1,8 @@
 package embedded
 
 import (
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -22,25 +20,15 @@ func ownDisk(t *testing.T, size string) (dir string) {
 	const inChild = "EMBEDDED_DISK"
 	if dir := os.Getenv(inChild); dir != "" {
 		if err := syscall.Mount("none", dir, "tmpfs", 0, "size="+size); err != nil {
-			fmt.Println("no disk:", err)
-			os.Exit(2)
+			cannot(err, nil)
 		}
 		return dir
 	}
-	cmd := exec.Command(os.Args[0], "-test.v", "-test.run", "^"+t.Name()+"$")
-	cmd.Env = append(os.Environ(), inChild+"="+t.TempDir())
-	cmd.SysProcAttr = &syscall.SysProcAttr{
+	again(t, inChild, &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-	}
-	out, err := cmd.CombinedOutput()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit.ExitCode() == 2 && strings.Contains(string(out), "no disk:") || errors.Is(err, syscall.EPERM) {
-		t.Skipf("no disk of its own can be made here: %v %s", err, out)
-	}
-	require.NoError(t, err, "%s", out)
-	require.Contains(t, string(out), "--- PASS: "+t.Name(), "%s", out)
+	})
 	return ""
 }
 
