@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -46,11 +48,15 @@ type EngineConfig struct {
 // ErrLocked says that another process has the directory open.
 var ErrLocked = errors.New("embedded: another process has this directory open")
 
+// ErrDeleted says that the store was deleted, or replaced by another one, while it was open.
+var ErrDeleted = errors.New("embedded: deleted while it was open")
+
 // Stats counts what happened since Open.
 type Stats struct {
 	Emitter queue.EmitterStats
 	Worker  queue.WorkerStats
-	Starts  int // of the engine: more than one if it has stopped
+	Starts  int   // of the engine: more than one if it has stopped, or could not write
+	Err     error // why nothing is stored any more, ErrDeleted; nil while it is
 }
 
 // Local is a durable Dispatcher. Its methods may be called by any number of goroutines.
@@ -75,7 +81,10 @@ var _ webhook.Emitter = (*Local)(nil)
 // Open opens the queue in a directory, which it makes if it is not there, and goes on with what is in it. No other process
 // may have it open: that is ErrLocked, at once. ctx bounds Open, not what it returns.
 func Open(ctx context.Context, dir string, cfg Config) (_ *Local, err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if dir, err = filepath.Abs(dir); err == nil { // the process may go elsewhere
+		err = os.MkdirAll(dir, 0o700)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("embedded: %w", err)
 	}
 	l := &Local{closed: make(chan struct{})}
@@ -90,14 +99,14 @@ func Open(ctx context.Context, dir string, cfg Config) (_ *Local, err error) {
 			l.release()
 		}
 	}()
-	if err := cfg.Engine.fit(freeBytes(dir)); err != nil {
+	if err := cfg.Engine.fit(roomBytes(dir)); err != nil {
 		return nil, err
 	}
 	logger := cfg.Logger
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	if l.engine, err = startEngine(dir, 2*(cfg.Engine.MaxBytes+cfg.Engine.MaxDeadBytes), logger); err != nil {
+	if l.engine, err = startEngine(ctx, dir, 2*(cfg.Engine.MaxBytes+cfg.Engine.MaxDeadBytes), logger); err != nil {
 		return nil, fmt.Errorf("embedded: %w", err)
 	}
 	if err = l.open(ctx, cfg, logger); err != nil {
@@ -106,12 +115,30 @@ func Open(ctx context.Context, dir string, cfg Config) (_ *Local, err error) {
 	return l, nil
 }
 
+// roomBytes is what a store in dir may take: what is free, and what it has. It is -1 where that is unknown.
+func roomBytes(dir string) int64 {
+	room := freeBytes(dir)
+	if room < 0 {
+		return room
+	}
+	_ = filepath.WalkDir(dir, func(_ string, f fs.DirEntry, err error) error {
+		if err != nil {
+			return nil // what cannot be seen does not count
+		}
+		if about, err := f.Info(); err == nil && about.Mode().IsRegular() {
+			room += about.Size()
+		}
+		return nil
+	})
+	return room
+}
+
 // fit sets the defaults, and checks that the disk has room.
-func (c *EngineConfig) fit(free int64) error {
-	const smallest, share = 2 << 20, 5 // four fifths of what is free may be used
+func (c *EngineConfig) fit(room int64) error {
+	const smallest, share = 2 << 20, 5 // four fifths of the room may be used
 	most := int64(1) << 62
-	if free >= 0 {
-		most = free / share * (share - 1)
+	if room >= 0 {
+		most = room / share * (share - 1)
 	}
 	if c.MaxBytes == 0 {
 		c.MaxBytes = max(smallest, min(1<<30, (most-c.MaxDeadBytes)/5*4))
@@ -120,15 +147,14 @@ func (c *EngineConfig) fit(free int64) error {
 		c.MaxDeadBytes = max(smallest, min(256<<20, most-c.MaxBytes))
 	}
 	if c.MaxBytes+c.MaxDeadBytes > most {
-		return fmt.Errorf("embedded: Engine.MaxBytes and MaxDeadBytes: are %d together, the disk has %d bytes free, of which four fifths may be used", c.MaxBytes+c.MaxDeadBytes, free)
+		return fmt.Errorf("embedded: Engine.MaxBytes and MaxDeadBytes: are %d together, the disk has room for %d bytes, of which four fifths may be used", c.MaxBytes+c.MaxDeadBytes, room)
 	}
 	return nil
 }
 
 // open is Open for an engine that runs.
 func (l *Local) open(ctx context.Context, cfg Config, logger *slog.Logger) (err error) {
-	if l.nc, err = nats.Connect("", nats.InProcessServer(l.engine), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond),
-		nats.ReconnectJitter(0, 0), nats.ReconnectBufSize(-1)); err != nil {
+	if l.nc, err = l.engine.connect(); err != nil {
 		return fmt.Errorf("embedded: %w", err)
 	}
 	l.queue, err = queue.Open(ctx, l.nc, queue.Config{Partitions: 1, MaxBytes: cfg.Engine.MaxBytes, MaxDeadBytes: cfg.Engine.MaxDeadBytes, MaxDeadAge: cfg.Engine.MaxDeadAge})
@@ -152,7 +178,10 @@ func (l *Local) open(ctx context.Context, cfg Config, logger *slog.Logger) (err 
 	l.Emitter, err = l.queue.NewEmitter(queue.EmitterConfig{
 		MaxBufferedBytes: cfg.Engine.MaxBufferedBytes, Known: l.knows, Wants: l.worker.Dispatcher().Wants, Rejected: cfg.Hooks.Rejected, Logger: logger,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return l.engine.keep(l.lock.Name())
 }
 
 // release undoes what Open has done, whatever that is.
@@ -220,19 +249,20 @@ func (l *Local) PurgeDead(ctx context.Context, f queue.DeadFilter) (letters int,
 
 // Stats returns the counts of this moment.
 func (l *Local) Stats() Stats {
-	l.engine.mu.Lock()
-	starts := l.engine.starts
-	l.engine.mu.Unlock()
-	return Stats{Emitter: l.Emitter.Stats(), Worker: l.worker.Stats(), Starts: starts}
+	starts, err := l.engine.status()
+	return Stats{Emitter: l.Emitter.Stats(), Worker: l.worker.Stats(), Starts: starts, Err: err}
 }
 
 // Close refuses events, has those that were accepted stored, delivers for five seconds at most and closes the store. It returns
 // nil also when events are pending in there: they are delivered after the next Open. When ctx ends before everything accepted
-// is stored, its error says how many events that concerns. A second call, or a concurrent one, waits for the first.
+// is stored, its error says how many events that concerns. Where the store was deleted it is ErrDeleted. A second call, or a concurrent one, waits for the first.
 func (l *Local) Close(ctx context.Context) error {
 	l.closing.Do(func() {
 		defer close(l.closed)
 		l.err = errors.Join(l.Emitter.Close(ctx), l.worker.Close(ctx))
+		if _, err := l.engine.status(); err != nil {
+			l.err = errors.Join(fmt.Errorf("%w; what was not delivered is lost", err), l.err)
+		}
 		l.nc.Close()
 		l.engine.close()
 		_ = l.lock.Close()

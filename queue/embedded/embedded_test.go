@@ -17,7 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pusherhooks/webhook"
@@ -195,7 +194,7 @@ func TestKilledNineTimes(t *testing.T) {
 	dead.Answer(410) // gives up whatever it is sent
 	dir, acked := t.TempDir(), map[string][]int{}
 	for run := range kills {
-		for channel, n := range killed(t, dir, r.URL, dead.URL, run*1_000_000, time.Duration(150+run*61%200)*time.Millisecond) {
+		for channel, n := range killed(t, dir, r.URL, dead.URL, run*1_000_000, time.Duration(150+run*61%200)*time.Millisecond, nil) {
 			acked[channel] = append(acked[channel], n)
 		}
 		if run%3 == 1 { // retries and a line at the endpoint
@@ -216,18 +215,7 @@ func TestKilledNineTimes(t *testing.T) {
 			inLetters++
 		}
 	}
-	got, last, duplicates := map[string]map[int]bool{}, map[string]int{}, 0
-	for _, e := range r.Events() {
-		if got[e.Channel] == nil {
-			got[e.Channel], last[e.Channel] = map[int]bool{}, -1
-		}
-		if got[e.Channel][e.SubscriptionCount] {
-			duplicates++
-			continue
-		}
-		require.Greater(t, e.SubscriptionCount, last[e.Channel], "out of order on %s", e.Channel)
-		got[e.Channel][e.SubscriptionCount], last[e.Channel] = true, e.SubscriptionCount
-	}
+	got, duplicates := received(t, r)
 	total := 0
 	for channel, all := range acked {
 		for _, n := range all {
@@ -242,6 +230,25 @@ func TestKilledNineTimes(t *testing.T) {
 	t.Logf("%d kills, %d events acknowledged and received, %d duplicates; %d in dead letters of the other endpoint", kills, total, duplicates, inLetters)
 }
 
+// received returns what came on each channel, where a number may come again but not before a smaller one.
+func received(t *testing.T, r *webhooktest.Receiver) (got map[string]map[int]bool, duplicates int) {
+	t.Helper()
+	got = map[string]map[int]bool{}
+	last := map[string]int{}
+	for _, e := range r.Events() {
+		if got[e.Channel] == nil {
+			got[e.Channel], last[e.Channel] = map[int]bool{}, -1
+		}
+		if got[e.Channel][e.SubscriptionCount] {
+			duplicates++
+			continue
+		}
+		require.Greater(t, e.SubscriptionCount, last[e.Channel], "out of order on %s", e.Channel)
+		got[e.Channel][e.SubscriptionCount], last[e.Channel] = true, e.SubscriptionCount
+	}
+	return got, duplicates
+}
+
 func note(seen map[string]map[int]bool, channel string, n int) {
 	if seen[channel] == nil {
 		seen[channel] = map[int]bool{}
@@ -249,8 +256,9 @@ func note(seen map[string]map[int]bool, channel string, n int) {
 	seen[channel][n] = true
 }
 
-// killed runs a child for some time and returns the last number of each channel that it said was stored.
-func killed(t *testing.T, dir, url, dead string, first int, after time.Duration) map[string]int {
+// killed runs a child for some time and returns the last number of each channel that it said was stored. before, if not nil,
+// is called before the child is killed.
+func killed(t *testing.T, dir, url, dead string, first int, after time.Duration, before func()) map[string]int {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "EMBEDDED_CHILD="+dir, "EMBEDDED_URL="+url, "EMBEDDED_DEAD="+dead, fmt.Sprint("EMBEDDED_FIRST=", first))
@@ -269,7 +277,12 @@ func killed(t *testing.T, dir, url, dead string, first int, after time.Duration)
 		last[channel] = n
 		if !began {
 			began = true
-			time.AfterFunc(after, func() { _ = cmd.Process.Kill() })
+			time.AfterFunc(after, func() {
+				if before != nil {
+					before()
+				}
+				_ = cmd.Process.Kill()
+			})
 		}
 	}
 	require.True(t, began, "the child stored nothing")
@@ -378,20 +391,24 @@ func TestTheEngineIsStartedAgain(t *testing.T) {
 	r := receiver(t, app("app"))
 	l := open(t, t.TempDir(), fast(app("app", r.URL)))
 	require.NoError(t, l.EmitDurable(t.Context(), "app", webhook.SubscriptionCount("c", 0)))
-	l.engine.mu.Lock()
-	running := l.engine.current
-	l.engine.mu.Unlock()
-	require.NoError(t, running.DisableJetStream()) // as it does itself when the disk is full
-	for i := 1; i < 10; i++ {
-		require.NoError(t, l.Emit("app", webhook.SubscriptionCount("c", i)))
+	for round := range 3 {
+		l.engine.mu.Lock()
+		running := l.engine.current
+		l.engine.mu.Unlock()
+		require.NoError(t, running.DisableJetStream())
+		for i := range 10 {
+			require.NoError(t, l.Emit("app", webhook.SubscriptionCount("c", round*10+i+1)))
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		require.NoError(t, l.Flush(ctx))
+		require.Equal(t, round+2, l.Stats().Starts)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	require.NoError(t, l.Flush(ctx))
-	events, err := r.Wait(10, 20*time.Second)
+	events, err := r.Wait(31, 20*time.Second)
 	require.NoError(t, err)
-	require.Equal(t, 9, events[9].SubscriptionCount)
-	require.Equal(t, 2, l.Stats().Starts)
+	for i, e := range events {
+		require.Equal(t, i, e.SubscriptionCount)
+	}
 	drained(t, l)
 }
 
@@ -489,10 +506,10 @@ func TestAnotherStreamUnderTheRecord(t *testing.T) {
 // swallow stores a hundred events that no worker sees.
 func swallow(t *testing.T, dir string) {
 	t.Helper()
-	e, err := startEngine(dir, 1<<30, slog.New(slog.DiscardHandler))
+	e, err := startEngine(t.Context(), dir, 1<<30, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	defer e.close()
-	nc, err := nats.Connect("", nats.InProcessServer(e))
+	nc, err := e.connect()
 	require.NoError(t, err)
 	defer nc.Close()
 	q, err := queue.Open(t.Context(), nc, queue.Config{Partitions: 1, MaxBytes: 64 << 20, MaxDeadBytes: 32 << 20})

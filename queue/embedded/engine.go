@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -12,10 +13,11 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 )
 
-// An engine is a NATS server in this process. It listens on no socket: clients come by pipes. If it stops, as it does when
-// the disk is full, it is started again.
+// An engine is a NATS server in this process. It listens on no socket: clients come by pipes. If it stops, or cannot write
+// any more, as when the disk was full, it is started again.
 type engine struct {
 	dir    string
 	limit  int64
@@ -23,7 +25,10 @@ type engine struct {
 
 	mu      sync.Mutex
 	current *server.Server
+	conn    *nats.Conn // see connect
 	starts  int
+	places  map[string]os.FileInfo // directories that have to stay what they are
+	lost    error                  // that one of them has not; then the engine is not started again
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -33,10 +38,10 @@ type engine struct {
 // startTimeout is how long an engine may take to read its store; a million messages take half a second.
 const startTimeout = time.Minute
 
-func startEngine(dir string, limit int64, logger *slog.Logger) (*engine, error) {
+func startEngine(ctx context.Context, dir string, limit int64, logger *slog.Logger) (*engine, error) {
 	e := &engine{dir: filepath.Join(dir, "store"), limit: limit, logger: logger}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
-	if err := e.start(); err != nil {
+	if err := e.start(ctx); err != nil {
 		e.cancel()
 		return nil, err
 	}
@@ -44,7 +49,12 @@ func startEngine(dir string, limit int64, logger *slog.Logger) (*engine, error) 
 	return e, nil
 }
 
-func (e *engine) start() error {
+// start starts a server. ctx's deadline bounds how long it may take to read its store.
+func (e *engine) start(ctx context.Context) error {
+	limit := startTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(deadline))
+	}
 	if err := os.MkdirAll(e.dir, 0o700); err != nil { // secrets of apps that SetApp stores
 		return err
 	}
@@ -58,7 +68,7 @@ func (e *engine) start() error {
 	}
 	s.SetLogger(serverLog{e.logger}, false, false)
 	s.Start()
-	if !s.ReadyForConnections(startTimeout) || !s.JetStreamEnabled() {
+	if !s.ReadyForConnections(limit) || !s.JetStreamEnabled() {
 		s.Shutdown()
 		s.WaitForShutdown()
 		return errors.New("the engine does not start; what it said is in the log")
@@ -81,36 +91,123 @@ func (e *engine) InProcessConn() (net.Conn, error) {
 	return s.InProcessConn()
 }
 
-// watchEvery is how often it is looked whether the engine still runs.
+// connect returns the connection that is told at once when the server stops: by itself it has what is on the way wait for
+// its time to end.
+func (e *engine) connect() (*nats.Conn, error) {
+	nc, err := nats.Connect("", nats.InProcessServer(e), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond),
+		nats.ReconnectJitter(0, 0), nats.ReconnectBufSize(-1))
+	if err == nil {
+		e.mu.Lock()
+		e.conn = nc
+		e.mu.Unlock()
+	}
+	return nc, err
+}
+
+// watchEvery is how often it is looked whether the engine still works.
 const watchEvery = 250 * time.Millisecond
 
-// watch starts the engine again when it has stopped, with longer and longer waits.
+// Between starts there are longer and longer waits, until the engine has worked for a while.
+const (
+	restartWaitMin = 500 * time.Millisecond
+	restartWaitMax = 10 * time.Second
+)
+
+// watch starts the engine again when it does not work.
 func (e *engine) watch() {
-	for wait := time.Duration(0); sleep(e.ctx, watchEvery+wait); {
-		e.mu.Lock()
-		s := e.current
-		e.mu.Unlock()
-		if s != nil && s.Running() && s.JetStreamEnabled() {
-			wait = 0
+	next, wait := time.Now(), restartWaitMin
+	for sleep(e.ctx, watchEvery) {
+		if err := e.deleted(); err != nil {
+			e.logger.Error("webhook queue: nothing is stored any more", "error", err)
+			e.stop()
+			e.mu.Lock()
+			e.lost = err
+			e.mu.Unlock()
+			return
+		}
+		err, now := e.fault(), time.Now()
+		if err == nil && now.After(next.Add(wait)) {
+			wait = restartWaitMin
+		}
+		if err == nil || now.Before(next) {
 			continue
 		}
-		if s != nil {
-			e.logger.Error("webhook queue: the engine has stopped, and is started again")
-			e.stop()
-		}
-		if err := e.start(); err != nil {
+		e.logger.Error("webhook queue: the engine is started again", "reason", err)
+		e.stop()
+		if err := e.start(e.ctx); err != nil {
 			e.logger.Error("webhook queue: the engine does not start, tried again", "error", err)
-			wait = min(max(2*wait, time.Second), time.Minute)
+		}
+		next, wait = time.Now().Add(wait), min(2*wait, restartWaitMax)
+	}
+}
+
+// fault is why the engine has to be started again. One that could not write, as when the disk was full, does not
+// write any more by itself.
+func (e *engine) fault() error {
+	e.mu.Lock()
+	s := e.current
+	e.mu.Unlock()
+	switch {
+	case s == nil:
+		return errors.New("it is not running")
+	case !s.Running() || !s.JetStreamEnabled():
+		return errors.New("it has stopped")
+	}
+	if health := s.Healthz(nil); health.Error != "" {
+		return errors.New(health.Error)
+	}
+	return nil
+}
+
+// keep has the engine notice when one of these files and directories, or one of its streams', is not there any more or
+// another one. The engine itself does not: it goes on to write into files that nobody will find again.
+func (e *engine) keep(paths ...string) error {
+	streams, err := filepath.Glob(filepath.Join(e.dir, "jetstream", "*", "streams", "*"))
+	if err != nil {
+		return err
+	}
+	places := make(map[string]os.FileInfo)
+	for _, path := range append(paths, streams...) {
+		if places[path], err = os.Stat(path); err != nil {
+			return err
 		}
 	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.places = places
+	return nil
+}
+
+// deleted returns ErrDeleted if something is not there any more that keep has seen.
+func (e *engine) deleted() error {
+	e.mu.Lock()
+	places := e.places // not changed any more
+	e.mu.Unlock()
+	for path, was := range places {
+		now, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(was, now) {
+			return fmt.Errorf("%w: %s", ErrDeleted, path)
+		}
+	}
+	return nil
+}
+
+// status returns how often the engine was started, and why it is not any more.
+func (e *engine) status() (starts int, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.starts, e.lost
 }
 
 // stop ends the server that runs.
 func (e *engine) stop() {
 	e.mu.Lock()
-	s := e.current
+	s, nc := e.current, e.conn
 	e.current = nil
 	e.mu.Unlock()
+	if nc != nil {
+		_ = nc.ForceReconnect() // fails if it is closed
+	}
 	if s != nil {
 		s.Shutdown()
 		s.WaitForShutdown()

@@ -1,3 +1,5 @@
+//go:build darwin || dragonfly || freebsd || linux
+
 package embedded
 
 import "syscall"
@@ -8,5 +10,5 @@ func freeBytes(dir string) int64 {
 	if syscall.Statfs(dir, &s) != nil {
 		return -1
 	}
-	return int64(s.Bavail) * s.Bsize
+	return int64(s.Bavail) * int64(s.Bsize)
 }
