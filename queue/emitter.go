@@ -83,7 +83,6 @@ type part struct {
 	running bool // a goroutine stores
 	storing *filling
 	waiting []*filling // the last one takes events
-	spare   *filling
 	shares  map[string]*share
 	spares  []*share
 	done    sync.WaitGroup
@@ -97,6 +96,9 @@ type filling struct {
 	parts  []appBytes
 	stored chan struct{} // closed when it is, if somebody waits for that
 }
+
+// fillings are used again, as their buffers grow with what comes.
+var fillings = sync.Pool{New: func() any { return new(filling) }}
 
 type appBytes struct {
 	share *share
@@ -297,10 +299,7 @@ func (p *part) filling(n int, now time.Duration) *filling {
 			return g
 		}
 	}
-	g := p.spare
-	if p.spare = nil; g == nil {
-		g = &filling{}
-	}
+	g := fillings.Get().(*filling)
 	g.began = now
 	g.buf = appendHead(g.buf[:0], p.e.node, "")
 	p.waiting = append(p.waiting, g)
@@ -412,7 +411,7 @@ func (p *part) ended(g *filling) {
 	}
 	clear(g.parts)
 	*g = filling{buf: g.buf, parts: g.parts[:0]}
-	p.spare = g
+	fillings.Put(g)
 }
 
 // last returns what is closed when all that was accepted so far is stored; nil if it is.
