@@ -21,29 +21,42 @@ type queueSpec struct {
 	PIDs    []int    // of the servers, whose CPU time counts
 }
 
-// A durableQueue is an emitter and a worker.
-type durableQueue struct {
-	*queue.Emitter
+// A webhooks is a Dispatcher, in memory or behind a queue.
+type webhooks struct {
+	webhook.Emitter
+	stored func() queue.EmitterStats
 	worker func() queue.WorkerStats
-	close  func() error
+	close  func(context.Context) error
 }
 
-// openQueue opens the queue with everything as it comes.
-func openQueue(spec queueSpec, cfg webhook.Config) (*durableQueue, error) {
+// open opens the queue with everything as it comes; without any, events stay in memory.
+func (spec queueSpec) open(cfg webhook.Config) (*webhooks, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), childTime)
 	defer cancel()
-	if spec.Dir != "" {
+	switch {
+	case spec.Dir != "":
 		l, err := embedded.Open(ctx, spec.Dir, embedded.Config{Config: cfg})
 		if err != nil {
 			return nil, err
 		}
-		return &durableQueue{l.Emitter, func() queue.WorkerStats { return l.Stats().Worker }, func() error { return closing(l.Close) }}, nil
+		return &webhooks{l, l.Emitter.Stats, func() queue.WorkerStats { return l.Stats().Worker }, l.Close}, nil
+	case len(spec.Servers) > 0:
+		return spec.openFleet(ctx, cfg)
 	}
-	return openFleet(ctx, spec, cfg)
+	d, err := webhook.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	stored := func() (s queue.EmitterStats) {
+		s.Accepted = d.Stats().Emitted
+		s.Durable = s.Accepted
+		return s
+	}
+	return &webhooks{d, stored, func() queue.WorkerStats { return queue.WorkerStats{Stats: d.Stats()} }, d.Close}, nil
 }
 
 // openFleet opens a node and a worker that have a connection each, as if they were apart.
-func openFleet(ctx context.Context, spec queueSpec, cfg webhook.Config) (q *durableQueue, err error) {
+func (spec queueSpec) openFleet(ctx context.Context, cfg webhook.Config) (*webhooks, error) {
 	var queues [2]*queue.Queue
 	for i := range queues {
 		nc, err := nats.Connect(strings.Join(spec.Servers, ","))
@@ -62,18 +75,21 @@ func openFleet(ctx context.Context, spec queueSpec, cfg webhook.Config) (q *dura
 	if err != nil {
 		return nil, err
 	}
-	return &durableQueue{node, worker.Stats, func() error { return errors.Join(closing(node.Close), closing(worker.Close)) }}, nil
+	return &webhooks{node, node.Stats, worker.Stats, func(ctx context.Context) error {
+		return errors.Join(node.Close(ctx), worker.Close(ctx))
+	}}, nil
 }
 
-func closing(end func(context.Context) error) error {
+// end closes it.
+func (q *webhooks) end() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	return end(ctx)
+	return q.close(ctx)
 }
 
 // openDurableSender opens the queue like openWebhookSender its Dispatcher.
 func openDurableSender(spec sendSpec) (eventSender, error) {
-	q, err := openQueue(spec.Queue, webhook.Config{Apps: []webhook.App{benchApp(spec.URL)}, MaxBatchEvents: spec.Batch})
+	q, err := spec.Queue.open(webhook.Config{Apps: []webhook.App{benchApp(spec.URL)}, MaxBatchEvents: spec.Batch})
 	if err != nil {
 		return eventSender{}, err
 	}
@@ -95,12 +111,12 @@ func openDurableSender(spec sendSpec) (eventSender, error) {
 			}
 			return q.await(emitted)
 		},
-		close: q.close,
+		close: q.end,
 	}, nil
 }
 
 // await waits until n events were delivered.
-func (q *durableQueue) await(n uint64) error {
+func (q *webhooks) await(n uint64) error {
 	for deadline := time.Now().Add(childTime); ; time.Sleep(100 * time.Microsecond) {
 		switch s := q.worker(); {
 		case s.Err != nil:

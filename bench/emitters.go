@@ -51,14 +51,14 @@ func emitConfig(c emitCase) webhook.Config {
 
 // openDurable opens the same in a directory.
 func openDurable(c emitCase) (emitter, error) {
-	q, err := openQueue(queueSpec{Dir: c.Dir}, emitConfig(c))
+	q, err := queueSpec{Dir: c.Dir}.open(emitConfig(c))
 	if err != nil {
 		return emitter{}, err
 	}
 	events, id := newSource(), appID(0)
 	return emitter{
 		emit:   func(_, i int) error { return q.Emit(id, webhook.MemberAdded(events.event(i))) },
-		settle: func() error { return q.await(q.Stats().Accepted / 1000 * 1000) },
+		settle: func() error { return q.await(q.stored().Accepted / 1000 * 1000) },
 		prompt: true,
 	}, nil
 }

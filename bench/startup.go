@@ -13,7 +13,6 @@ import (
 
 	"github.com/pusherhooks/webhook"
 	"github.com/pusherhooks/webhook/queue"
-	"github.com/pusherhooks/webhook/queue/embedded"
 )
 
 // startUpSpec asks for how long a process takes to open a directory in which events wait, from a process that has
@@ -137,7 +136,7 @@ type startUpResult struct {
 // measureStartUp opens the directory, with a Sender that accepts at once.
 func measureStartUp(spec startUpSpec) (result startUpResult, err error) {
 	began, first := time.Now(), make(chan time.Duration, 1)
-	l, err := embedded.Open(context.Background(), spec.Dir, embedded.Config{Config: webhook.Config{
+	q, err := queueSpec{Dir: spec.Dir}.open(webhook.Config{
 		Apps: []webhook.App{benchApp("http://127.0.0.1")},
 		Sender: webhook.SenderFunc(func(context.Context, *webhook.Delivery) error {
 			select {
@@ -146,17 +145,16 @@ func measureStartUp(spec startUpSpec) (result startUpResult, err error) {
 			}
 			return nil
 		}),
-	}})
+	})
 	if err != nil {
 		return result, err
 	}
 	result.Open = float64(time.Since(began))
-	q := &durableQueue{worker: func() queue.WorkerStats { return l.Stats().Worker }}
 	if err := q.await(uint64(spec.Events)); err != nil {
 		return result, err
 	}
 	result.All = float64(time.Since(began))
-	if delivered := l.Stats().Worker.Delivered; delivered != uint64(spec.Events) {
+	if delivered := q.worker().Delivered; delivered != uint64(spec.Events) {
 		return result, fmt.Errorf("%d of %d events delivered", delivered, spec.Events)
 	}
 	result.First = float64(<-first)
@@ -165,5 +163,5 @@ func measureStartUp(spec startUpSpec) (result startUpResult, err error) {
 		return result, err
 	}
 	result.Peak = float64(peak)
-	return result, closing(l.Close)
+	return result, q.end()
 }

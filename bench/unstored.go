@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"slices"
 	"time"
 
@@ -24,7 +23,7 @@ type unstoredResult struct {
 
 // measureUnstored is the child's part.
 func measureUnstored(spec unstoredSpec) (result unstoredResult, err error) {
-	q, err := openQueue(spec.Queue, webhook.Config{Apps: []webhook.App{benchApp(spec.URL)}})
+	q, err := spec.Queue.open(webhook.Config{Apps: []webhook.App{benchApp(spec.URL)}})
 	if err != nil {
 		return result, err
 	}
@@ -35,20 +34,17 @@ func measureUnstored(spec unstoredSpec) (result unstoredResult, err error) {
 	if err != nil {
 		return result, err
 	}
-	over, sampled := make(chan struct{}), make(chan error, 1)
+	over, sampled := make(chan struct{}), make(chan struct{})
 	var waiting, took []float64
 	go func() {
-		var err error
-		waiting, took, err = q.sample(over)
-		sampled <- err
+		defer close(sampled)
+		waiting, took = q.sample(over)
 	}()
 	err = q.emitAtRate(spec.Rate, spec.Events)
 	close(over)
-	if sampleErr := <-sampled; err == nil {
-		err = sampleErr
-	}
+	<-sampled
 	if err == nil {
-		err = q.await(q.Stats().Accepted)
+		err = q.await(q.stored().Accepted)
 	}
 	if err != nil {
 		return result, err
@@ -62,13 +58,13 @@ func measureUnstored(spec unstoredSpec) (result unstoredResult, err error) {
 	return unstoredResult{
 		Events50: percentile(waiting, 0.5), Events99: percentile(waiting, 0.99), NS50: percentile(took, 0.5), NS99: percentile(took, 0.99),
 		CPUNS: float64(after-before) / float64(spec.Events),
-	}, q.close()
+	}, q.end()
 }
 
 // emitAtRate emits n events, as evenly as sleeping allows.
-func (q *durableQueue) emitAtRate(perSecond, n int) error {
+func (q *webhooks) emitAtRate(perSecond, n int) error {
 	events, app, began := newSource(), appID(0), time.Now()
-	for i := 0; i < n; time.Sleep(50 * time.Microsecond) {
+	for i := 0; i < n; time.Sleep(100 * time.Microsecond) {
 		for due := int(time.Since(began).Seconds() * float64(perSecond)); i < min(due, n); i++ {
 			if err := q.Emit(app, webhook.MemberAdded(events.event(i))); err != nil {
 				return err
@@ -78,19 +74,18 @@ func (q *durableQueue) emitAtRate(perSecond, n int) error {
 	return nil
 }
 
-// sample looks every few milliseconds how many events are not stored, and times one of its own until it is.
-func (q *durableQueue) sample(over <-chan struct{}) (waiting, took []float64, err error) {
-	events, app := newSource(), appID(0)
+// sample looks now and then how many events are not stored, and how long it takes until they are.
+func (q *webhooks) sample(over <-chan struct{}) (waiting, took []float64) {
 	for i := 0; ; i++ {
 		select {
 		case <-over:
-			return waiting, took, nil
-		case <-time.After(time.Duration(2+i%7) * time.Millisecond):
+			return waiting, took
+		case <-time.After(time.Duration(8+i%7) * time.Millisecond):
 		}
-		waiting = append(waiting, float64(q.Stats().Unsynced))
-		started := time.Now()
-		if err := q.EmitDurable(context.Background(), app, webhook.MemberAdded(events.event(i))); err != nil {
-			return nil, nil, err
+		before, started := q.stored(), time.Now()
+		waiting = append(waiting, float64(before.Unsynced))
+		for q.stored().Durable < before.Accepted {
+			time.Sleep(100 * time.Microsecond)
 		}
 		took = append(took, float64(time.Since(started)))
 	}
