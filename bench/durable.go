@@ -14,12 +14,20 @@ const (
 	inMemory     = "memory"
 	inDirectory  = "embedded, SyncAlways"
 	threeServers = "three servers, R3, default sync"
+	oneWorker    = "one worker"
+	twoWorkers   = "two workers"
 )
 
 var durableRoutes = []route{
 	{name: inMemory, spec: sendSpec{Sender: "webhook", Batch: 1000, Events: 2_000_000}, marker: pusherMarker, signed: true},
 	{name: inDirectory, spec: sendSpec{Sender: "durable", Batch: 1000, Events: 2_000_000}, marker: pusherMarker, signed: true},
-	{name: threeServers, spec: sendSpec{Sender: "durable", Batch: 1000, Events: 1_000_000}, marker: pusherMarker, signed: true},
+	{name: threeServers, spec: sendSpec{Sender: "durable", Batch: 1000, Events: 1_000_000, Queue: queueSpec{Workers: 1}}, marker: pusherMarker, signed: true},
+}
+
+// workerRoutes are of one server and several apps, which workers share.
+var workerRoutes = []route{
+	{name: oneWorker, spec: sendSpec{Sender: "durable", Batch: 1000, Events: 1_280_000, Apps: 64, Queue: queueSpec{Workers: 1}}, marker: pusherMarker, signed: true},
+	{name: twoWorkers, spec: sendSpec{Sender: "durable", Batch: 1000, Events: 1_280_000, Apps: 64, Queue: queueSpec{Workers: 2}}, marker: pusherMarker, signed: true},
 }
 
 // A durableTable says what it costs that events survive.
@@ -55,28 +63,22 @@ func compareDurable(ctx context.Context, o options) (_ *durableTable, err error)
 }
 
 // round makes each measurement once.
-func (t *durableTable) round(ctx context.Context, o options, dir string) (err error) {
-	cluster, err := startNATS(ctx, filepath.Join(dir, "cluster"))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, cluster.stop(), os.RemoveAll(dir)) }()
+func (t *durableTable) round(ctx context.Context, o options, dir string) error {
 	for _, r := range durableRoutes {
-		o.progress("durable: %s", r.name)
+		servers := 0
 		switch r.name {
 		case inDirectory:
-			r.spec.Queue = queueSpec{Dir: filepath.Join(dir, "sent")}
+			r.spec.Queue.Dir = filepath.Join(dir, "embedded")
 		case threeServers:
-			r.spec.Queue = queueSpec{Servers: cluster.urls, PIDs: cluster.pids}
+			servers = 3
 		}
-		if o.quick {
-			r.spec.Events /= 20
+		if err := t.send(ctx, o, r, dir, servers); err != nil {
+			return err
 		}
-		if err := t.sent.run(ctx, r, nil); err != nil {
-			return fmt.Errorf("%s: %w", r.name, err)
-		}
-		if err := t.waits(ctx, o, r); err != nil {
-			return fmt.Errorf("%s: %w", r.name, err)
+	}
+	for _, r := range workerRoutes {
+		if err := t.send(ctx, o, r, dir, 1); err != nil {
+			return err
 		}
 	}
 	if err := t.emits(ctx, o, dir); err != nil {
@@ -87,6 +89,30 @@ func (t *durableTable) round(ctx context.Context, o options, dir string) (err er
 		if err := f.run(ctx, o, filepath.Join(dir, f.what)); err != nil {
 			return fmt.Errorf("start-up, %s: %w", f.what, err)
 		}
+	}
+	return os.RemoveAll(dir)
+}
+
+// send measures one row, with servers of its own.
+func (t *durableTable) send(ctx context.Context, o options, r route, dir string, servers int) (err error) {
+	o.progress("durable: %s", r.name)
+	if servers > 0 {
+		cluster, err := startNATS(ctx, filepath.Join(dir, r.name), servers)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, cluster.stop()) }()
+		r.spec.Queue.Servers, r.spec.Queue.PIDs = cluster.urls, cluster.pids
+	}
+	if o.quick {
+		r.spec.Events /= 20
+	}
+	err = t.sent.run(ctx, r, nil)
+	if err == nil && r.spec.Apps == 0 {
+		err = t.waits(ctx, o, r)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", r.name, err)
 	}
 	return nil
 }
@@ -116,7 +142,7 @@ type unstoredFigures struct{ events50, events99, ns50, ns99, cpu series }
 
 // waits emits at a steady rate.
 func (t *durableTable) waits(ctx context.Context, o options, r route) error {
-	spec := unstoredSpec{Queue: r.spec.Queue, Rate: 20_000, Events: 200_000}
+	spec := unstoredSpec{Queue: r.spec.Queue, Apps: 1, Rate: 20_000, Events: 200_000}
 	if o.quick {
 		spec.Events = 20_000
 	}
@@ -144,7 +170,7 @@ func (t *durableTable) waits(ctx context.Context, o options, r route) error {
 }
 
 func (t *durableTable) print(w io.Writer) error {
-	for _, printed := range []*table{t.sentTable(), t.unstoredTable(), t.emitTable(), startUpTable(t.startUps)} {
+	for _, printed := range []*table{t.sentTable(), t.unstoredTable(), t.workersTable(), t.emitTable(), startUpTable(t.startUps)} {
 		if err := printed.print(w); err != nil {
 			return err
 		}
@@ -157,24 +183,39 @@ func (t *durableTable) sentTable() *table {
 		title: "Durable",
 		note: "To a receiver in another process, over loopback, in batches of 1000, one app. CPU is the sender's and the servers'. " +
 			"SyncAlways: each group of events is synced before it counts as stored. Three servers: processes on this machine, three copies, " +
-			"each synced every two minutes; a node and a worker, a connection each. The directory is on " + t.disk.String() + ".",
+			"each synced every two minutes, 16 partitions of which the app is in one; a node and a worker, a connection each. The directory is on " + t.disk.String() + ".",
 		header: []string{"events are kept in", "events/s", "to memory's", "CPU µs/event", "to memory's", "requests", "peak RSS", "lost"},
 	}
-	memory := t.sent.figures[inMemory]
-	for _, r := range durableRoutes {
+	t.addSent(out, durableRoutes)
+	return out
+}
+
+// addSent adds rows to a table, compared with the first.
+func (t *durableTable) addSent(out *table, routes []route) {
+	first := t.sent.figures[routes[0].name]
+	for _, r := range routes {
 		f := t.sent.figures[r.name]
-		out.add(r.name, f.rate.cell(number), f.rate.over(memory.rate).cell(times), f.cpu.cell(microseconds), f.cpu.over(memory.cpu).cell(times),
+		out.add(r.name, f.rate.cell(number), f.rate.over(first.rate).cell(times), f.cpu.cell(microseconds), f.cpu.over(first.cpu).cell(times),
 			f.requests.cell(count), f.peak.cell(mebibytes), f.losses())
 	}
+}
+
+func (t *durableTable) workersTable() *table {
+	out := &table{
+		title: "Workers",
+		note: "64 apps with an endpoint each, 16 partitions, on one nats-server as it comes. The workers are in one process, with a " +
+			"connection each, and share this machine's cores with everything else.",
+		header: []string{"who delivers", "events/s", "to one's", "CPU µs/event", "to one's", "requests", "peak RSS", "lost"},
+	}
+	t.addSent(out, workerRoutes)
 	return out
 }
 
 func (t *durableTable) unstoredTable() *table {
 	out := &table{
 		title: "Accepted and not stored yet",
-		note: "At 20 000 events/s for one app, delivered over loopback meanwhile: " +
-			"how many events wait at a moment, and how long one does, " +
-			"from EmitDurable to its return.",
+		note: "At 20 000 events/s for one app, delivered over loopback meanwhile: how many events are not stored at a moment, and how " +
+			"long it takes until all of them are.",
 		header: []string{"events are kept in", "p50 events", "p99 events", "p50 ms", "p99 ms", "CPU µs/event"},
 	}
 	for _, r := range durableRoutes {

@@ -19,6 +19,7 @@ type queueSpec struct {
 	Dir     string
 	Servers []string // their URLs
 	PIDs    []int    // of the servers, whose CPU time counts
+	Workers int      // if there are servers
 }
 
 // A webhooks is a Dispatcher, in memory or behind a queue.
@@ -55,29 +56,69 @@ func (spec queueSpec) open(cfg webhook.Config) (*webhooks, error) {
 	return &webhooks{d, stored, func() queue.WorkerStats { return queue.WorkerStats{Stats: d.Stats()} }, d.Close}, nil
 }
 
-// openFleet opens a node and a worker that have a connection each, as if they were apart.
+// openFleet opens a node and workers that have a connection each, as if they were apart.
 func (spec queueSpec) openFleet(ctx context.Context, cfg webhook.Config) (*webhooks, error) {
-	var queues [2]*queue.Queue
-	for i := range queues {
-		nc, err := nats.Connect(strings.Join(spec.Servers, ","))
-		if err != nil {
-			return nil, err
-		}
-		if queues[i], err = queue.Open(ctx, nc, queue.Config{}); err != nil {
-			return nil, err
-		}
-	}
-	worker, err := queues[0].NewWorker(ctx, queue.WorkerConfig{Config: cfg})
+	q, err := spec.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	node, err := queues[1].NewEmitter(queue.EmitterConfig{})
+	if err := q.ReplaceApps(ctx, cfg.Apps); err != nil {
+		return nil, err
+	}
+	cfg.Apps = nil
+	node, err := q.NewEmitter(queue.EmitterConfig{})
 	if err != nil {
 		return nil, err
 	}
-	return &webhooks{node, node.Stats, worker.Stats, func(ctx context.Context) error {
-		return errors.Join(node.Close(ctx), worker.Close(ctx))
+	workers := make([]*queue.Worker, spec.Workers)
+	for i := range workers {
+		if q, err = spec.connect(ctx); err != nil {
+			return nil, err
+		}
+		if workers[i], err = q.NewWorker(queue.WorkerConfig{Config: cfg}); err != nil {
+			return nil, err
+		}
+	}
+	if err := shared(workers); err != nil {
+		return nil, err
+	}
+	sum := func() (all queue.WorkerStats) {
+		for _, w := range workers {
+			s := w.Stats()
+			all.Delivered += s.Delivered
+			all.Dead += s.Dead
+			all.Err = errors.Join(all.Err, s.Err)
+		}
+		return all
+	}
+	return &webhooks{node, node.Stats, sum, func(ctx context.Context) error {
+		err := node.Close(ctx)
+		for _, w := range workers {
+			err = errors.Join(err, w.Close(ctx))
+		}
+		return err
 	}}, nil
+}
+
+// shared waits until each worker has its share of the partitions.
+func shared(workers []*queue.Worker) error {
+	const partitions = 16 // as by default
+	for _, w := range workers {
+		for deadline := time.Now().Add(time.Minute); len(w.Partitions()) != partitions/len(workers); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				return fmt.Errorf("a worker has %d of %d partitions", len(w.Partitions()), partitions)
+			}
+		}
+	}
+	return nil
+}
+
+func (spec queueSpec) connect(ctx context.Context) (*queue.Queue, error) {
+	nc, err := nats.Connect(strings.Join(spec.Servers, ","))
+	if err != nil {
+		return nil, err
+	}
+	return queue.Open(ctx, nc, queue.Config{})
 }
 
 // end closes it.
@@ -89,11 +130,12 @@ func (q *webhooks) end() error {
 
 // openDurableSender opens the queue like openWebhookSender its Dispatcher.
 func openDurableSender(spec sendSpec) (eventSender, error) {
-	q, err := spec.Queue.open(webhook.Config{Apps: []webhook.App{benchApp(spec.URL)}, MaxBatchEvents: spec.Batch})
+	apps := benchApps(max(1, spec.Apps), spec.URL)
+	q, err := spec.Queue.open(webhook.Config{Apps: apps, MaxBatchEvents: spec.Batch})
 	if err != nil {
 		return eventSender{}, err
 	}
-	events, app, emitted := newSource(), appID(0), uint64(0)
+	events, emitted := newSource(), uint64(0)
 	// In memory only what the endpoint has not had waits; here also what is not stored, and what is not read.
 	room := uint64(64 * spec.Batch)
 	return eventSender{
@@ -104,7 +146,8 @@ func openDurableSender(spec sendSpec) (eventSender, error) {
 						return err
 					}
 				}
-				if err := q.Emit(app, webhook.MemberAdded(events.event(i))); err != nil {
+				app := &apps[i/spec.Batch%len(apps)] // whole batches, so that none waits for its window to end
+				if err := q.Emit(app.ID, webhook.MemberAdded(events.event(i))); err != nil {
 					return err
 				}
 				emitted++
@@ -131,8 +174,13 @@ func (q *webhooks) await(n uint64) error {
 	}
 }
 
-func benchApp(url string) webhook.App {
-	return webhook.App{ID: appID(0), Key: appKey, Secret: appSecret, Webhooks: []webhook.Webhook{{
-		URL: url, EventTypes: []webhook.EventType{eventType},
-	}}}
+// benchApps have a webhook each.
+func benchApps(n int, url string) []webhook.App {
+	apps := make([]webhook.App, n)
+	for i := range apps {
+		apps[i] = webhook.App{ID: appID(i), Key: appKey, Secret: appSecret, Webhooks: []webhook.Webhook{{
+			URL: url, EventTypes: []webhook.EventType{eventType},
+		}}}
+	}
+	return apps
 }

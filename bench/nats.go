@@ -47,7 +47,7 @@ func runNATS(in io.Reader, out io.Writer) error {
 	s.Start()
 	defer s.WaitForShutdown()
 	defer s.Shutdown()
-	for deadline := time.Now().Add(time.Minute); !s.JetStreamIsCurrent(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !s.ReadyForConnections(time.Second) || !s.JetStreamIsCurrent(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			return errors.New("nats-server: the cluster has no leader")
 		}
@@ -67,23 +67,26 @@ func (s *natsSpec) options() (*server.Options, error) {
 	o := &server.Options{
 		ServerName: s.Name, Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true,
 		JetStream: true, StoreDir: s.Dir, JetStreamMaxStore: 8 << 30, JetStreamMaxMemory: 64 << 20,
-		Cluster: server.ClusterOpts{Name: "bench", Host: "127.0.0.1", Port: cluster.Port},
 	}
+	if len(s.Addresses) == 1 {
+		return o, nil
+	}
+	o.Cluster = server.ClusterOpts{Name: "bench", Host: "127.0.0.1", Port: cluster.Port}
 	for _, address := range s.Addresses {
 		o.Routes = append(o.Routes, &url.URL{Scheme: "nats", Host: address})
 	}
 	return o, nil
 }
 
-// A natsCluster is three servers on loopback, each in a process of its own.
+// A natsCluster is servers on loopback, each in a process of its own.
 type natsCluster struct {
 	servers []*companion
 	urls    []string
 	pids    []int
 }
 
-func startNATS(ctx context.Context, dir string) (c *natsCluster, err error) {
-	addresses, err := freeAddresses(3)
+func startNATS(ctx context.Context, dir string, n int) (c *natsCluster, err error) {
+	addresses, err := freeAddresses(n)
 	if err != nil {
 		return nil, err
 	}

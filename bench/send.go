@@ -30,6 +30,7 @@ type sendSpec struct {
 	Warm   int // events before the clock starts
 	Events int
 
+	Apps  int       // 0: one
 	Queue queueSpec // where the sender is durable
 }
 
@@ -90,7 +91,7 @@ func measureSend(spec sendSpec) (sendResult, error) {
 // openWebhookSender opens this library as it comes, but for the batch size.
 func openWebhookSender(spec sendSpec) (eventSender, error) {
 	d, err := webhook.New(webhook.Config{
-		Apps:           []webhook.App{benchApp(spec.URL)},
+		Apps:           benchApps(1, spec.URL),
 		MaxBatchEvents: spec.Batch,
 	})
 	if err != nil {

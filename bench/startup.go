@@ -47,7 +47,7 @@ func measureFill(spec startUpSpec) (result filledResult, err error) {
 	defer nc.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), childTime)
 	defer cancel()
-	q, err := queue.Open(ctx, nc, queue.Config{})
+	q, err := queue.Open(ctx, nc, queue.Config{Partitions: 1}) // as embedded's
 	if err != nil {
 		return result, err
 	}
@@ -137,7 +137,7 @@ type startUpResult struct {
 func measureStartUp(spec startUpSpec) (result startUpResult, err error) {
 	began, first := time.Now(), make(chan time.Duration, 1)
 	q, err := queueSpec{Dir: spec.Dir}.open(webhook.Config{
-		Apps: []webhook.App{benchApp("http://127.0.0.1")},
+		Apps: benchApps(1, "http://127.0.0.1"),
 		Sender: webhook.SenderFunc(func(context.Context, *webhook.Delivery) error {
 			select {
 			case first <- time.Since(began):

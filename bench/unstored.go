@@ -11,6 +11,7 @@ import (
 type unstoredSpec struct {
 	Queue  queueSpec
 	URL    string // of a receiver
+	Apps   int    // in turns
 	Rate   int    // events a second
 	Events int
 }
@@ -23,11 +24,15 @@ type unstoredResult struct {
 
 // measureUnstored is the child's part.
 func measureUnstored(spec unstoredSpec) (result unstoredResult, err error) {
-	q, err := spec.Queue.open(webhook.Config{Apps: []webhook.App{benchApp(spec.URL)}})
+	apps := benchApps(spec.Apps, spec.URL)
+	q, err := spec.Queue.open(webhook.Config{Apps: apps})
 	if err != nil {
 		return result, err
 	}
-	if err := q.emitAtRate(spec.Rate, spec.Rate/10); err != nil { // warm
+	if err := q.emitAtRate(apps, spec.Rate, spec.Rate/10); err != nil { // warm
+		return result, err
+	}
+	if err := q.await(q.stored().Accepted); err != nil {
 		return result, err
 	}
 	before, err := cpuTime(spec.Queue.PIDs...)
@@ -40,7 +45,7 @@ func measureUnstored(spec unstoredSpec) (result unstoredResult, err error) {
 		defer close(sampled)
 		waiting, took = q.sample(over)
 	}()
-	err = q.emitAtRate(spec.Rate, spec.Events)
+	err = q.emitAtRate(apps, spec.Rate, spec.Events)
 	close(over)
 	<-sampled
 	if err == nil {
@@ -62,11 +67,11 @@ func measureUnstored(spec unstoredSpec) (result unstoredResult, err error) {
 }
 
 // emitAtRate emits n events, as evenly as sleeping allows.
-func (q *webhooks) emitAtRate(perSecond, n int) error {
-	events, app, began := newSource(), appID(0), time.Now()
+func (q *webhooks) emitAtRate(apps []webhook.App, perSecond, n int) error {
+	events, began := newSource(), time.Now()
 	for i := 0; i < n; time.Sleep(100 * time.Microsecond) {
 		for due := int(time.Since(began).Seconds() * float64(perSecond)); i < min(due, n); i++ {
-			if err := q.Emit(app, webhook.MemberAdded(events.event(i))); err != nil {
+			if err := q.Emit(apps[i%len(apps)].ID, webhook.MemberAdded(events.event(i))); err != nil {
 				return err
 			}
 		}

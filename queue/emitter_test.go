@@ -19,15 +19,20 @@ import (
 	"github.com/pusherhooks/webhook"
 )
 
-// stalled returns an emitter whose engine never answers.
-func stalled(t testing.TB, cfg EmitterConfig) *Emitter {
+// anything has an emitter take events of any app.
+func anything(cfg EmitterConfig) EmitterConfig {
 	if cfg.Known == nil {
 		cfg.Known = func(string) bool { return true }
 	}
 	if cfg.Wants == nil {
 		cfg.Wants = func(string, webhook.EventType, string) bool { return true }
 	}
-	e, err := (&Queue{partitions: 1}).NewEmitter(cfg)
+	return cfg
+}
+
+// stalled returns an emitter whose engine never answers.
+func stalled(t testing.TB, cfg EmitterConfig) *Emitter {
+	e, err := (&Queue{partitions: 1}).NewEmitter(anything(cfg))
 	require.NoError(t, err)
 	e.parts[0].running = true
 	t.Cleanup(e.cancel)
@@ -105,7 +110,7 @@ func TestGroupsLingerUnlessSomebodyWaits(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				engine := &timed{began: time.Now()}
-				e, err := (&Queue{js: engine, partitions: 1}).NewEmitter(EmitterConfig{})
+				e, err := (&Queue{js: engine, partitions: 1}).NewEmitter(anything(EmitterConfig{}))
 				require.NoError(t, err)
 				for _, some := range test.emits {
 					time.Sleep(some.at - time.Since(engine.began))
