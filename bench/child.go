@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -29,6 +31,16 @@ var measurements = map[string]func(input []byte) (any, error){
 	"latency":   task(measureLatency),
 	"failing":   task(measureFailing),
 	"waiting":   task(measureWaiting),
+	"unstored":  task(measureUnstored),
+	"fill":      task(measureFill),
+	"start-up":  task(measureStartUp),
+}
+
+// companions serve others' measurements: each in a process of its own that gets a line of JSON, prints a line when it is
+// ready, and ends when its input does.
+var companions = map[string]func(in io.Reader, out io.Writer) error{
+	receiverKind: runReceiver,
+	natsKind:     runNATS,
 }
 
 func task[In, Out any](measure func(In) (Out, error)) func([]byte) (any, error) {
@@ -43,8 +55,8 @@ func task[In, Out any](measure func(In) (Out, error)) func([]byte) (any, error) 
 
 // runChild is main in a child.
 func runChild(kind string) error {
-	if kind == receiverKind {
-		return runReceiver(os.Stdin, os.Stdout)
+	if serve, ok := companions[kind]; ok {
+		return serve(os.Stdin, os.Stdout)
 	}
 	measure, ok := measurements[kind]
 	if !ok {
@@ -94,6 +106,52 @@ func decodeOutput[Out any](cmd *exec.Cmd, what string) (Out, error) {
 		return out, fmt.Errorf("%s: %w", what, err)
 	}
 	return out, nil
+}
+
+// A companion is such a process as its parent sees it.
+type companion struct {
+	cmd    *exec.Cmd
+	stdin  io.WriteCloser
+	stdout *bufio.Reader
+}
+
+func startCompanion(ctx context.Context, kind string, spec any) (*companion, error) {
+	cmd, err := self(ctx, kind)
+	if err != nil {
+		return nil, err
+	}
+	cmd.Stderr = os.Stderr
+	c := &companion{cmd: cmd}
+	if c.stdin, err = cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	c.stdout = bufio.NewReader(stdout)
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	if err := json.NewEncoder(c.stdin).Encode(spec); err != nil {
+		return nil, errors.Join(err, c.stop(nil))
+	}
+	return c, nil
+}
+
+// line is what the process says when it is ready.
+func (c *companion) line() (string, error) {
+	line, err := c.stdout.ReadString('\n')
+	return strings.TrimSuffix(line, "\n"), err
+}
+
+// stop ends the process and decodes what it prints at last, unless result is nil.
+func (c *companion) stop(result any) error {
+	err := c.stdin.Close()
+	if err == nil && result != nil {
+		err = json.NewDecoder(c.stdout).Decode(result)
+	}
+	return errors.Join(err, c.cmd.Wait())
 }
 
 func self(ctx context.Context, kind string) (*exec.Cmd, error) {

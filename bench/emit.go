@@ -29,6 +29,7 @@ const (
 	emitOTel      = "OpenTelemetry log batcher"
 	emitLiveKit   = "LiveKit URLNotifier"
 	emitSegmentio = "segmentio analytics-go"
+	emitDurable   = "queue" // has a part of its own
 )
 
 var emitContenders = []emitContender{
@@ -37,6 +38,7 @@ var emitContenders = []emitContender{
 	{emitOTel, 1_000_000, openOTel},
 	{emitLiveKit, 200_000, openLiveKit},
 	{emitSegmentio, 200_000, openSegmentio},
+	{emitDurable, 2_000_000, openDurable},
 }
 
 type emitSpec struct {

@@ -16,6 +16,7 @@ type emitCase struct {
 	Shared  bool   // by all workers to one app; otherwise each has an app of its own
 	Metrics bool   // with hooks that observe into Prometheus' metrics
 	Small   bool   // nothing else is on the heap
+	Dir     string // of what is durable
 	Burst   int    // events after which the endpoint has nothing left to send; 0: it is always busy
 
 	peers []string // who is measured beside webhook

@@ -58,6 +58,10 @@ func (t *emitTable) add(key emitKey, r emitResult) {
 		f = &emitFigures{}
 		t.figures[key] = f
 	}
+	f.add(r)
+}
+
+func (f *emitFigures) add(r emitResult) {
 	f.ns = append(f.ns, r.NS)
 	if r.CPUNS > 0 {
 		f.cpu = append(f.cpu, r.CPUNS)

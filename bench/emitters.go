@@ -12,13 +12,7 @@ import (
 
 // openWebhook opens this library with a Sender that does nothing. It routes, encodes, batches and signs.
 func openWebhook(c emitCase) (emitter, error) {
-	cfg := webhook.Config{
-		Apps:                   emitApps(c),
-		BatchWindow:            time.Hour, // batches are full, or flushed, however slow the machine is
-		MaxQueuedBytes:         4 << 30,   // never refuses
-		MaxEndpointQueuedBytes: 4 << 30,
-		Sender:                 webhook.SenderFunc(func(context.Context, *webhook.Delivery) error { return nil }),
-	}
+	cfg := emitConfig(c)
 	if c.Metrics {
 		cfg.Hooks = webhookprom.New(webhookprom.Config{}).Hooks()
 	}
@@ -43,6 +37,30 @@ func openWebhook(c emitCase) (emitter, error) {
 		e.settle, err = keepBusy(d, &c, &e)
 	}
 	return e, err
+}
+
+func emitConfig(c emitCase) webhook.Config {
+	return webhook.Config{
+		Apps:                   emitApps(c),
+		BatchWindow:            time.Hour, // batches are full, or flushed, however slow the machine is
+		MaxQueuedBytes:         4 << 30,   // never refuses
+		MaxEndpointQueuedBytes: 4 << 30,
+		Sender:                 webhook.SenderFunc(func(context.Context, *webhook.Delivery) error { return nil }),
+	}
+}
+
+// openDurable opens the same in a directory.
+func openDurable(c emitCase) (emitter, error) {
+	q, err := queueSpec{Dir: c.Dir}.open(emitConfig(c))
+	if err != nil {
+		return emitter{}, err
+	}
+	events, id := newSource(), appID(0)
+	return emitter{
+		emit:   func(_, i int) error { return q.Emit(id, webhook.MemberAdded(events.event(i))) },
+		settle: func() error { return q.await(q.stored().Accepted / 1000 * 1000) },
+		prompt: true,
+	}, nil
 }
 
 // keepBusy puts half a batch into every endpoint. As chunks are whole batches it stays that much for ever, so that the

@@ -14,8 +14,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"os/exec"
 	"sync"
 	"sync/atomic"
 )
@@ -125,47 +123,24 @@ func runReceiver(in io.Reader, out io.Writer) error {
 
 // receiverProcess is a receiver as its parent sees it.
 type receiverProcess struct {
-	url    string
-	cmd    *exec.Cmd
-	stdin  io.WriteCloser
-	stdout *bufio.Reader
+	*companion
+	url string
 }
 
 func startReceiver(ctx context.Context, spec receiverSpec) (*receiverProcess, error) {
-	cmd, err := self(ctx, receiverKind)
+	c, err := startCompanion(ctx, receiverKind, spec)
 	if err != nil {
 		return nil, err
 	}
-	cmd.Stderr = os.Stderr
-	p := &receiverProcess{cmd: cmd}
-	if p.stdin, err = cmd.StdinPipe(); err != nil {
-		return nil, err
-	}
-	stdout, err := cmd.StdoutPipe()
+	url, err := c.line()
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, c.stop(nil))
 	}
-	p.stdout = bufio.NewReader(stdout)
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	err = json.NewEncoder(p.stdin).Encode(spec)
-	if err == nil {
-		p.url, err = p.stdout.ReadString('\n')
-	}
-	if err != nil {
-		return nil, errors.Join(err, p.stdin.Close(), cmd.Wait())
-	}
-	p.url = p.url[:len(p.url)-1]
-	return p, nil
+	return &receiverProcess{c, url}, nil
 }
 
 // stop ends the process and returns what it has counted.
-func (p *receiverProcess) stop() (received, error) {
-	var r received
-	err := p.stdin.Close()
-	if err == nil {
-		err = json.NewDecoder(p.stdout).Decode(&r)
-	}
-	return r, errors.Join(err, p.cmd.Wait())
+func (p *receiverProcess) stop() (r received, err error) {
+	err = p.companion.stop(&r)
+	return r, err
 }

@@ -29,6 +29,9 @@ type sendSpec struct {
 	Batch  int // events in a request
 	Warm   int // events before the clock starts
 	Events int
+
+	Apps  int       // 0: one
+	Queue queueSpec // where the sender is durable
 }
 
 // sendResult is what a sending process tells about itself.
@@ -49,6 +52,7 @@ var senders = map[string]func(sendSpec) (eventSender, error){
 	"post":      openPosts,
 	"livekit":   openLiveKitSender,
 	"segmentio": openSegmentioSender,
+	"durable":   openDurableSender,
 }
 
 // measureSend is the sending process.
@@ -64,7 +68,7 @@ func measureSend(spec sendSpec) (sendResult, error) {
 	if err := s.send(spec.Warm); err != nil {
 		return sendResult{}, err
 	}
-	cpuBefore, err := cpuTime()
+	cpuBefore, err := cpuTime(spec.Queue.PIDs...)
 	if err != nil {
 		return sendResult{}, err
 	}
@@ -73,7 +77,7 @@ func measureSend(spec sendSpec) (sendResult, error) {
 		return sendResult{}, err
 	}
 	elapsed := time.Since(started)
-	cpuAfter, err := cpuTime()
+	cpuAfter, err := cpuTime(spec.Queue.PIDs...)
 	if err != nil {
 		return sendResult{}, err
 	}
@@ -87,9 +91,7 @@ func measureSend(spec sendSpec) (sendResult, error) {
 // openWebhookSender opens this library as it comes, but for the batch size.
 func openWebhookSender(spec sendSpec) (eventSender, error) {
 	d, err := webhook.New(webhook.Config{
-		Apps: []webhook.App{{ID: appID(0), Key: appKey, Secret: appSecret, Webhooks: []webhook.Webhook{{
-			URL: spec.URL, EventTypes: []webhook.EventType{eventType},
-		}}}},
+		Apps:           benchApps(1, spec.URL),
 		MaxBatchEvents: spec.Batch,
 	})
 	if err != nil {

@@ -77,13 +77,14 @@ type Emitter struct {
 type part struct {
 	e       *Emitter
 	subject string
+	hurry   chan struct{} // has one if the next group shall not linger
 
 	mu      sync.Mutex
 	closed  bool
-	running bool // a goroutine stores
+	running bool          // a goroutine stores
+	due     time.Duration // since Emitter.began, when the next group has lingered
 	storing *filling
 	waiting []*filling // the last one takes events
-	spare   *filling
 	shares  map[string]*share
 	spares  []*share
 	done    sync.WaitGroup
@@ -97,6 +98,9 @@ type filling struct {
 	parts  []appBytes
 	stored chan struct{} // closed when it is, if somebody waits for that
 }
+
+// fillings are used again, as their buffers grow with what comes.
+var fillings = sync.Pool{New: func() any { return new(filling) }}
 
 type appBytes struct {
 	share *share
@@ -132,7 +136,7 @@ func (q *Queue) NewEmitter(cfg EmitterConfig) (*Emitter, error) {
 	e := &Emitter{q: q, cfg: cfg, node: rand.Text(), began: time.Now()}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	for i := range q.partitions {
-		e.parts = append(e.parts, &part{e: e, subject: eventSubject(i), shares: make(map[string]*share)})
+		e.parts = append(e.parts, &part{e: e, subject: eventSubject(i), hurry: make(chan struct{}, 1), shares: make(map[string]*share)})
 	}
 	if cfg.Known == nil || cfg.Wants == nil {
 		e.follow()
@@ -273,7 +277,7 @@ func (p *part) take(app string, ev *webhook.Event, follow bool) (<-chan struct{}
 	if !follow {
 		return nil, nil
 	}
-	return g.follow(), nil
+	return p.follow(g), nil
 }
 
 // room is how much an app that holds own may still take where held of limit bytes are taken. It is the rule of
@@ -297,13 +301,12 @@ func (p *part) filling(n int, now time.Duration) *filling {
 			return g
 		}
 	}
-	g := p.spare
-	if p.spare = nil; g == nil {
-		g = &filling{}
-	}
+	g := fillings.Get().(*filling)
 	g.began = now
 	g.buf = appendHead(g.buf[:0], p.e.node, "")
-	p.waiting = append(p.waiting, g)
+	if p.waiting = append(p.waiting, g); len(p.waiting) > 1 { // the one before is full
+		p.hasten()
+	}
 	return g
 }
 
@@ -318,21 +321,61 @@ func (p *part) share(app string) *share {
 	return s
 }
 
-func (g *filling) follow() <-chan struct{} {
+// follow returns what is closed when a group is stored. p.mu is held, as in hasten.
+func (p *part) follow(g *filling) <-chan struct{} {
 	if g.stored == nil {
 		g.stored = make(chan struct{})
 	}
+	p.hasten()
 	return g.stored
+}
+
+// hasten ends a linger.
+func (p *part) hasten() {
+	select {
+	case p.hurry <- struct{}{}:
+	default:
+	}
 }
 
 // run stores one group after the other until there is none.
 func (p *part) run() {
 	defer p.done.Done()
-	for g := p.next(); g != nil; g = p.next() {
-		if p.store(g) != nil { // Close has ended
+	for {
+		p.linger()
+		g := p.next()
+		if g == nil || p.store(g) != nil { // Close has ended
 			return
 		}
 		p.ended(g)
+	}
+}
+
+// lingerTime is at least between two groups, unless somebody waits for the second or it is full. What a group costs hardly
+// depends on its size, see docs/queue.md.
+const lingerTime = 5 * time.Millisecond
+
+// linger waits until the next group is due.
+func (p *part) linger() {
+	p.mu.Lock()
+	select {
+	case <-p.hurry: // of a group that has gone
+	default:
+	}
+	wait := p.due - time.Since(p.e.began)
+	if len(p.waiting) != 1 || p.waiting[0].stored != nil {
+		wait = 0
+	}
+	p.mu.Unlock()
+	if wait <= 0 {
+		return
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-p.hurry:
+	case <-p.e.ctx.Done():
 	}
 }
 
@@ -343,6 +386,7 @@ func (p *part) next() *filling {
 		p.running = false
 		return nil
 	}
+	p.due = time.Since(p.e.began) + lingerTime
 	p.storing = p.waiting[0]
 	p.waiting[0] = nil
 	if p.waiting = p.waiting[1:]; len(p.waiting) == 0 {
@@ -412,7 +456,7 @@ func (p *part) ended(g *filling) {
 	}
 	clear(g.parts)
 	*g = filling{buf: g.buf, parts: g.parts[:0]}
-	p.spare = g
+	fillings.Put(g)
 }
 
 // last returns what is closed when all that was accepted so far is stored; nil if it is.
@@ -421,9 +465,9 @@ func (p *part) last() <-chan struct{} {
 	defer p.mu.Unlock()
 	switch n := len(p.waiting); {
 	case n > 0:
-		return p.waiting[n-1].follow()
+		return p.follow(p.waiting[n-1])
 	case p.storing != nil:
-		return p.storing.follow()
+		return p.follow(p.storing)
 	}
 	return nil
 }

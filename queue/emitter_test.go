@@ -9,22 +9,30 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pusherhooks/webhook"
 )
 
-// stalled returns an emitter whose engine never answers.
-func stalled(t testing.TB, cfg EmitterConfig) *Emitter {
+// anything has an emitter take events of any app.
+func anything(cfg EmitterConfig) EmitterConfig {
 	if cfg.Known == nil {
 		cfg.Known = func(string) bool { return true }
 	}
 	if cfg.Wants == nil {
 		cfg.Wants = func(string, webhook.EventType, string) bool { return true }
 	}
-	e, err := (&Queue{partitions: 1}).NewEmitter(cfg)
+	return cfg
+}
+
+// stalled returns an emitter whose engine never answers.
+func stalled(t testing.TB, cfg EmitterConfig) *Emitter {
+	e, err := (&Queue{partitions: 1}).NewEmitter(anything(cfg))
 	require.NoError(t, err)
 	e.parts[0].running = true
 	t.Cleanup(e.cancel)
@@ -54,6 +62,70 @@ func BenchmarkEmit(b *testing.B) {
 			p.ended(p.next())
 			b.StartTimer()
 		}
+	}
+}
+
+// A timed engine takes a millisecond to store a group, and notes when it was asked to.
+type timed struct {
+	jetstream.JetStream
+	began  time.Time
+	groups []storing
+}
+
+type storing struct {
+	at     time.Duration
+	events int
+}
+
+func (e *timed) PublishMsg(_ context.Context, msg *nats.Msg, _ ...jetstream.PublishOpt) (*jetstream.PubAck, error) {
+	g, err := decodeGroup(msg.Data)
+	e.groups = append(e.groups, storing{time.Since(e.began), len(g.items)})
+	time.Sleep(time.Millisecond)
+	return &jetstream.PubAck{}, err
+}
+
+func TestGroupsLingerUnlessSomebodyWaits(t *testing.T) {
+	const ms = time.Millisecond
+	type emit struct {
+		at  time.Duration
+		n   int
+		how func(*Emitter, context.Context) error // waits, if not nil
+	}
+	one := func(at time.Duration) emit { return emit{at, 1, nil} }
+	durably := func(e *Emitter, ctx context.Context) error {
+		return e.EmitDurable(ctx, "app", webhook.ChannelOccupied("c"))
+	}
+	for name, test := range map[string]struct {
+		emits []emit
+		want  []storing
+	}{
+		"the first one does not":             {[]emit{one(0)}, []storing{{0, 1}}},
+		"what comes meanwhile goes together": {[]emit{one(0), one(2 * ms), one(4 * ms), one(6 * ms)}, []storing{{0, 1}, {5 * ms, 2}, {10 * ms, 1}}},
+		"nor does what comes later":          {[]emit{one(0), one(6 * ms)}, []storing{{0, 1}, {6 * ms, 1}}},
+		"nor does what is full":              {[]emit{one(0), {2 * ms, maxGroupEvents + 1, nil}}, []storing{{0, 1}, {2 * ms, maxGroupEvents}, {7 * ms, 1}}},
+		"nor what EmitDurable waits for":     {[]emit{one(0), {2 * ms, 0, durably}, one(4 * ms)}, []storing{{0, 1}, {2 * ms, 1}, {7 * ms, 1}}},
+		"nor what Flush waits for":           {[]emit{one(0), one(2 * ms), {3 * ms, 0, (*Emitter).Flush}, one(5 * ms)}, []storing{{0, 1}, {3 * ms, 1}, {8 * ms, 1}}},
+		"nor what Close finds":               {[]emit{one(0), one(2 * ms), {3 * ms, 0, (*Emitter).Close}}, []storing{{0, 1}, {3 * ms, 1}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				engine := &timed{began: time.Now()}
+				e, err := (&Queue{js: engine, partitions: 1}).NewEmitter(anything(EmitterConfig{}))
+				require.NoError(t, err)
+				for _, some := range test.emits {
+					time.Sleep(some.at - time.Since(engine.began))
+					for range some.n {
+						require.NoError(t, e.Emit("app", webhook.ChannelOccupied("c")))
+					}
+					if some.how != nil {
+						require.NoError(t, some.how(e, t.Context()))
+					}
+				}
+				time.Sleep(time.Second)
+				require.NoError(t, e.Close(t.Context()))
+				require.Equal(t, test.want, engine.groups)
+			})
+		})
 	}
 }
 

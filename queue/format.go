@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/pusherhooks/webhook"
@@ -169,12 +170,30 @@ func checkVersion(b []byte) error {
 	return nil
 }
 
+// groups are kept, as their items take more than what they are read from.
+var groups = sync.Pool{New: func() any { return new(group) }}
+
+// free has the group be used again.
+func (g *group) free() {
+	clear(g.items)
+	*g = group{items: g.items[:0]}
+	groups.Put(g)
+}
+
 func decodeGroup(b []byte) (g group, err error) {
+	if err := g.decode(b); err != nil {
+		return group{}, err
+	}
+	return g, nil
+}
+
+// decode reads a message into an empty group. After an error what the group holds means nothing.
+func (g *group) decode(b []byte) error {
 	if err := checkVersion(b); err != nil {
-		return g, err
+		return err
 	}
 	if len(b) < groupHead || b[1] != 0 {
-		return g, errPoison
+		return errPoison
 	}
 	g.age = time.Duration(min(binary.BigEndian.Uint64(b[2:]), 1<<53)) * time.Microsecond
 	g.apps = binary.BigEndian.Uint64(b[10:])
@@ -189,9 +208,9 @@ func decodeGroup(b []byte) (g group, err error) {
 		}
 	}
 	if s.fault {
-		return group{}, errPoison
+		return errPoison
 	}
-	return g, nil
+	return nil
 }
 
 func (s *scanner) item(app, node string) (one item) {

@@ -57,32 +57,20 @@ func newReader(w *Worker, partition int) *reader {
 // has reports whether an app is in the partition.
 func (r *reader) has(app string) bool { return partitionOf(app, r.w.q.partitions) == r.partition }
 
-// A tracked event is in the Dispatcher.
-type tracked struct {
-	ticket webhook.Ticket
-	track  *tracking
-	only   string // the endpoint that it is for, if not empty
-	found  bool   // that endpoint
+// A replayed event is for one endpoint only.
+type replayed struct {
+	*tracking
+	only  string
+	found bool // that endpoint
 }
 
-func (e *tracked) Queue(t *webhook.Ticket, endpoint string) bool {
-	p := position(t.Position)
-	if e.only != "" && e.only != endpoint {
+func (f *replayed) Queue(t *webhook.Ticket, endpoint string) bool {
+	if endpoint != f.only {
 		return false
 	}
-	e.found = true
-	if !e.track.wants(endpoint, p) {
-		return false
-	}
-	e.track.queue(endpoint, p)
-	return true
+	f.found = true
+	return f.tracking.Queue(t, endpoint)
 }
-
-func (e *tracked) Held(t *webhook.Ticket) { e.track.hold(position(t.Position)) }
-func (e *tracked) Ended(t *webhook.Ticket, endpoint string) {
-	e.track.end(endpoint, position(t.Position))
-}
-func (e *tracked) Done(t *webhook.Ticket) { e.track.done(position(t.Position)) }
 
 // locate finds where to begin. A record of another stream, or of one that has lost its end, says nothing about what is
 // in this one: then everything is read.
@@ -188,7 +176,9 @@ func (r *reader) read() error {
 
 // handle has the Dispatcher take a message's events.
 func (r *reader) handle(data []byte, seq uint64, stored time.Time) error {
-	g, err := decodeGroup(data)
+	g := groups.Get().(*group)
+	defer g.free()
+	err := g.decode(data)
 	if errors.Is(err, errNewer) {
 		return err
 	}
@@ -276,16 +266,20 @@ func (r *reader) emit(p position, one *item, only string) error {
 		t.read(p + 1)
 		return nil
 	}
-	e := &tracked{track: t, only: only}
-	e.ticket.Follower, e.ticket.Position = e, uint64(p)
-	e.ticket.Untimed = only != "" || again && !t.wasHeld[p] // it has passed the rules before
-	err := r.w.d.EmitTicket(one.app, one.event, &e.ticket)
+	// If it is untimed it has passed the rules before.
+	ticket := &webhook.Ticket{Follower: t, Position: uint64(p), Untimed: only != "" || again && !t.wasHeld[p]}
+	var f *replayed
+	if only != "" {
+		f = &replayed{tracking: t, only: only}
+		ticket.Follower = f
+	}
+	err := r.w.d.EmitTicket(one.app, one.event, ticket)
 	switch {
 	case errors.Is(err, webhook.ErrClosed), errors.Is(err, webhook.ErrUnknownApp):
 		return err
 	case err != nil:
 		r.dead(p, one, invalidEvent, err.Error())
-	case only != "" && !e.found && t.wants(only, p): // else it was one before
+	case f != nil && !f.found && t.wants(only, p): // else it was one before
 		r.dead(p, one, only, "the app has no such endpoint any more, or it does not want the event")
 	}
 	r.w.read.Add(1)

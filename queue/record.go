@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 	"sync"
+
+	"github.com/pusherhooks/webhook"
 )
 
 // A record says how far a partition has got. Everything before next was read. Of that, an endpoint has had what is before its
@@ -170,6 +172,23 @@ func (t *tracking) done(p position) {
 	delete(t.held, p)
 	t.changed = true
 }
+
+// Queue, Held, Ended and Done make it a webhook.Follower.
+
+func (t *tracking) Queue(ticket *webhook.Ticket, endpoint string) bool {
+	p := position(ticket.Position)
+	if !t.wants(endpoint, p) {
+		return false
+	}
+	t.queue(endpoint, p)
+	return true
+}
+
+func (t *tracking) Held(ticket *webhook.Ticket) { t.hold(position(ticket.Position)) }
+func (t *tracking) Ended(ticket *webhook.Ticket, endpoint string) {
+	t.end(endpoint, position(ticket.Position))
+}
+func (t *tracking) Done(ticket *webhook.Ticket) { t.done(position(ticket.Position)) }
 
 // read is called when everything before p was read.
 func (t *tracking) read(p position) {
