@@ -71,6 +71,18 @@ type Config struct {
 	// hold; Flush does not. WithPusherTiming switches all of them on.
 	ReconnectGrace time.Duration
 
+	// Lateness is for a Dispatcher that gets the events of several nodes, each with its At and Node: by so much they may come
+	// out of the order in which they happened. Whoever was there last counts, not whoever was heard last:
+	//
+	//   - A channel_vacated or member_removed that comes after its channel_occupied or member_added, and happened before it, is left
+	//     out. So is a subscription_count that comes after a later one, and without a ReconnectGrace the first of a pair that comes
+	//     after the second.
+	//   - What a ReconnectGrace holds is held for so much longer, and whether they were back in time is seen by At.
+	//   - If both of a pair happened at one moment on two nodes, somebody is there.
+	//
+	// An event without At happens when it is emitted. Stats.Suppressed counts what is left out. Zero: off.
+	Lateness time.Duration
+
 	// CountInterval bounds subscription_count: above CountThreshold, at most one count per channel per interval; the
 	// latest is always sent. Zero: off.
 	CountInterval time.Duration
@@ -202,7 +214,7 @@ func (c *Config) validateLimits() (errs []error) {
 		field string
 		value time.Duration
 	}{
-		{"ReconnectGrace", c.ReconnectGrace}, {"CountInterval", c.CountInterval}, {"CacheMissWindow", c.CacheMissWindow},
+		{"ReconnectGrace", c.ReconnectGrace}, {"Lateness", c.Lateness}, {"CountInterval", c.CountInterval}, {"CacheMissWindow", c.CacheMissWindow},
 	} {
 		switch {
 		case rule.value < 0:

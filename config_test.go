@@ -263,7 +263,7 @@ func TestLargestLimits(t *testing.T) {
 		BatchWindow: wait, MaxBatchEvents: math.MaxInt32, MaxBatchBytes: batch, MaxEventBytes: batch - 100, MaxInFlight: count,
 		MaxQueuedBytes: bytes, MaxEndpointQueuedBytes: bytes, MaxWebhooks: count, MaxConcurrent: count,
 		SendTimeout: wait, RetryWaitMin: wait, RetryWaitMax: wait, RetryFor: wait,
-		ReconnectGrace: wait, CountInterval: wait, CountThreshold: math.MaxInt, CacheMissWindow: wait,
+		ReconnectGrace: wait, Lateness: wait, CountInterval: wait, CountThreshold: math.MaxInt, CacheMissWindow: wait,
 	}
 	limits := reflect.TypeFor[webhook.Config]()
 	for i := range limits.NumField() {

@@ -92,11 +92,12 @@ func (t *timing) drop(apps map[string]bool) {
 
 // dropOne counts what a state holds as Purge would: once for each endpoint that wants it.
 func (t *timing) dropOne(s *timingShard, at *list.Element) {
-	if st := at.Value.(*state); st.held {
+	st := at.Value.(*state)
+	if st.held {
 		events := uint64(st.routes.wanting(st.event.Type.set(), st.event.Channel))
 		st.account.count.queued.Add(events)
 		t.d.dropped.Add(events)
-		st.letGo()
 	}
+	st.letGo()
 	t.forget(s, at)
 }

@@ -26,7 +26,8 @@ type Follower interface {
 	// not go there.
 	Queue(t *Ticket, endpoint string) bool
 
-	// Held is called when a timing rule holds the event back. It will be queued, or left out, by and by.
+	// Held is called when a timing rule still needs the event: because it holds it back, then it will be queued, or left out, by
+	// and by; or, with Config.Lateness, because it remembers the event, which then was queued before, if it is at all.
 	Held(t *Ticket)
 
 	// Ended is called once for each endpoint that Queue returned true for: it has accepted the event, or the event was

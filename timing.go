@@ -25,9 +25,11 @@ func (c Config) WithPusherTiming() Config {
 type timingRule int
 
 const (
-	graceRule timingRule = iota // ReconnectGrace
-	countRule                   // CountInterval
-	missRule                    // CacheMissWindow
+	graceRule     timingRule = iota // ReconnectGrace
+	countRule                       // CountInterval
+	missRule                        // CacheMissWindow
+	lateRule                        // Lateness, of what graceRule is about
+	lateCountRule                   // Lateness, of counts
 	timingRules
 )
 
@@ -81,11 +83,14 @@ type state struct {
 
 	held   bool // event waits for the end
 	event  Event
-	ticket *Ticket       // its own, or nil
+	ticket *Ticket       // its own, or that of the event that is remembered, or nil
 	since  time.Time     // when it was emitted
 	stood  time.Duration // how long the clock had stood still then
 	at     time.Time     // when what began the state happened, if it says
 	routes *appRoutes    // as they were then
+
+	there bool   // of the latest: somebody is
+	node  uint64 // of the latest
 }
 
 // stateOverhead is what a state takes beside its strings: itself, its list element and its place in the map.
@@ -94,9 +99,9 @@ const stateOverhead = 512
 func newTiming(d *Dispatcher) *timing {
 	cfg := &d.cfg
 	t := &timing{d: d, threshold: cfg.CountThreshold, seed: maphash.MakeSeed()}
-	t.durations = [timingRules]time.Duration{cfg.ReconnectGrace, cfg.CountInterval, cfg.CacheMissWindow}
+	t.durations = [timingRules]time.Duration{cfg.ReconnectGrace, cfg.CountInterval, cfg.CacheMissWindow, cfg.Lateness, cfg.Lateness}
 	for _, kind := range eventTypes {
-		if kind != TypeClientEvent && t.durations[ruleOf(kind)] > 0 {
+		if kind != TypeClientEvent && (t.durations[ruleOf(kind)] > 0 || cfg.Lateness > 0 && kind != TypeCacheMiss) {
 			t.types |= kind.set()
 		}
 	}
@@ -145,12 +150,23 @@ func (t *timing) emit(a *account, routes *appRoutes, kind typeSet, e *Event, tic
 	if s.closed {
 		return ErrClosed
 	}
+	t.date(e)
+	order := t.order(s, key, e)
+	if order == outdated {
+		a.count.suppressed.Add(1)
+		return nil
+	}
 	t.endEarlier(s, key, e, lost)
 	before := s.states[key]
-	if t.holdOrSuppress(s, key, a, routes, e, ticket) {
+	if order == inOrder && t.holdOrSuppress(s, key, a, routes, e, ticket) {
+		if at := s.states[key]; at != nil && at.Value.(*state).ticket == ticket { // it is held already
+			ticket = nil
+		}
+		t.latest(s, key, a, e, ticket)
 		return nil
 	}
 	queued, err := t.d.deliver(routes, kind, e, event, ticket, lost)
+	t.latest(s, key, a, e, ticket)
 	if at := s.states[key]; queued == 0 && err != nil && before == nil && at != nil {
 		t.forget(s, at) // the event that began this was refused: the next one is the first
 	}
@@ -185,6 +201,9 @@ func (t *timing) shard(app, channel string) *timingShard {
 // holdOrSuppress applies the event's rule and reports whether the event goes no further: it is held or left out.
 // When there is no memory to remember anything by, the event goes on as if there were no rule.
 func (t *timing) holdOrSuppress(s *timingShard, key stateKey, a *account, routes *appRoutes, e *Event, ticket *Ticket) bool {
+	if t.durations[key.rule] == 0 {
+		return false
+	}
 	at, known := s.states[key]
 	switch e.Type {
 	case TypeChannelVacated, TypeMemberRemoved:
@@ -194,7 +213,7 @@ func (t *timing) holdOrSuppress(s *timingShard, key stateKey, a *account, routes
 		}
 		at := t.remember(s, key, a, e)
 		if at != nil {
-			t.hold(at, routes, e, ticket)
+			t.hold(at.Value.(*state), routes, e, ticket)
 		}
 		return at != nil
 	case TypeChannelOccupied, TypeMemberAdded:
@@ -234,7 +253,7 @@ func (t *timing) holdCount(s *timingShard, key stateKey, a *account, routes *app
 }
 
 // remember makes a state that ends when its rule's time is over. It returns nil if the limits leave no memory for it.
-func (t *timing) remember(s *timingShard, key stateKey, a *account, e *Event) *state {
+func (t *timing) remember(s *timingShard, key stateKey, a *account, e *Event) *list.Element {
 	memory := int64(len(key.app) + len(key.channel) + len(key.user) + stateOverhead)
 	if !t.charge(a, memory) {
 		return nil
@@ -244,14 +263,15 @@ func (t *timing) remember(s *timingShard, key stateKey, a *account, e *Event) *s
 	if s.states == nil {
 		s.states = make(map[stateKey]*list.Element)
 	}
-	s.states[key] = t.enqueue(s, st)
+	at := t.enqueue(s, st)
+	s.states[key] = at
 	s.most = max(s.most, len(s.states))
-	return st
+	return at
 }
 
 // enqueue starts st's time.
 func (t *timing) enqueue(s *timingShard, st *state) *list.Element {
-	st.ends = t.d.schedule.clock.now().Add(t.durations[st.key.rule])
+	st.ends = t.d.schedule.clock.now().Add(t.lasts(st.key.rule))
 	at := s.queues[st.key.rule].PushBack(st)
 	if s.queues[st.key.rule].Len() == 1 {
 		t.arm(s)
@@ -294,15 +314,17 @@ func (t *timing) hold(st *state, routes *appRoutes, e *Event, ticket *Ticket) {
 func (st *state) drop() {
 	if st.held {
 		st.account.count.suppressed.Add(1)
-		st.letGo().release()
 	}
+	st.letGo().release()
 }
 
-// letGo ends the hold of an event, and returns its ticket.
+// letGo ends the hold of an event, if there is one, and returns the state's ticket.
 func (st *state) letGo() (ticket *Ticket) {
-	ticket = st.ticket
-	st.held, st.ticket = false, nil
-	st.account.count.held.Add(-1)
+	if st.held {
+		st.held = false
+		st.account.count.held.Add(-1)
+	}
+	ticket, st.ticket = st.ticket, nil
 	return ticket
 }
 
@@ -433,7 +455,7 @@ func (t *timing) close() {
 		s.mu.Lock()
 		s.closed = true
 		for _, at := range s.due(time.Time{}) {
-			if st := at.Value.(*state); st.held && st.ticket != nil { // somebody keeps it
+			if st := at.Value.(*state); st.ticket != nil { // somebody keeps the event
 				st.letGo()
 			}
 			t.end(s, at, nil)

@@ -209,7 +209,7 @@ func (d *Dispatcher) enqueue(e *endpoint, event *entry, lane int, force bool) er
 }
 
 // Wants reports whether a webhook of the app asks for events of type t on channel: whether it is worth
-// preparing one. With a ReconnectGrace it is true for both events of a pair, occupied and vacated or added and removed,
+// preparing one. With a ReconnectGrace or a Lateness it is true for both events of a pair, occupied and vacated or added and removed,
 // when a webhook asks for either, because each decides whether the other is sent. It does not allocate.
 func (d *Dispatcher) Wants(appID string, t EventType, channel string) bool {
 	a := d.accounts.load(appID)
