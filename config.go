@@ -78,7 +78,7 @@ type Config struct {
 	//     out. So is a subscription_count that comes after a later one, and without a ReconnectGrace the first of a pair that comes
 	//     after the second.
 	//   - What a ReconnectGrace holds is held for so much longer, and whether they were back in time is seen by At.
-	//   - If both of a pair happened at one moment on two nodes, somebody is there.
+	//   - If both of a pair happened at one moment on two nodes, within a tenth of Lateness, somebody is there.
 	//
 	// An event without At happens when it is emitted. Stats.Suppressed counts what is left out. Zero: off.
 	Lateness time.Duration

@@ -40,7 +40,7 @@ func (t *timing) order(s *timingShard, key stateKey, e *Event) order {
 		return inOrder
 	}
 	at, known := s.states[late]
-	if !known || !at.Value.(*state).outlives(e, t.nodeOf(e)) {
+	if !known || !t.outlives(at.Value.(*state), e) {
 		return inOrder
 	}
 	if key.rule == countRule {
@@ -56,13 +56,17 @@ func (t *timing) order(s *timingShard, key stateKey, e *Event) order {
 }
 
 // outlives reports whether what st remembers holds although e comes behind it: it happened after e. At one moment on two
-// nodes, somebody is there if either says so; on one node events come in order.
-func (st *state) outlives(e *Event, node uint64) bool {
-	if e.At.Equal(st.at) {
-		return st.there && !there(e.Type) && st.node != node
+// nodes, somebody is there if either says so: nobody knows more exactly which came first. On one node events come in order.
+func (t *timing) outlives(st *state, e *Event) bool {
+	apart := e.At.Sub(st.at)
+	if st.key.rule == lateRule && st.node != t.nodeOf(e) && apart.Abs() <= t.durations[lateRule]/oneMoment {
+		return st.there && !there(e.Type)
 	}
-	return e.At.Before(st.at)
+	return apart < 0
 }
+
+// oneMoment is the part of Lateness within which it is not known which of two nodes' events came first.
+const oneMoment = 10
 
 // latest remembers e, unless there is something later. The ticket of an event that is not held itself is held for that
 // long, so that whoever has to emit the event again knows that it is still needed.
@@ -73,7 +77,7 @@ func (t *timing) latest(s *timingShard, key stateKey, a *account, e *Event, tick
 	}
 	at, known := s.states[key]
 	if known {
-		if at.Value.(*state).outlives(e, t.nodeOf(e)) {
+		if t.outlives(at.Value.(*state), e) {
 			return
 		}
 		t.restart(s, at)

@@ -61,6 +61,8 @@ func TestWhoWasThereLastCounts(t *testing.T) {
 		"in, out, heard backwards":    {events{at("b", 400, out), at("a", 0, in)}, []string{occupied, vacated}, []string{vacated}, [2]int{0, 1}},
 		"at one moment":               {events{at("a", 0, out), at("b", 0, in)}, nil, []string{vacated, occupied}, [2]int{2, 0}},
 		"at one moment, in first":     {events{at("b", 0, in), at("a", 0, out)}, []string{occupied}, []string{occupied}, [2]int{1, 1}},
+		"at nearly one moment":        {events{at("a", 40, out), at("b", 0, in)}, nil, []string{vacated, occupied}, [2]int{2, 0}},
+		"nearly, in first":            {events{at("b", 0, in), at("a", 40, out)}, []string{occupied}, []string{occupied}, [2]int{1, 1}},
 		"at one moment on one node":   {events{at("a", 0, in), at("a", 0, out)}, []string{occupied, vacated}, []string{occupied, vacated}, [2]int{0, 0}},
 		"out, in when it is heard":    {events{at("a", 0, out), now(in)}, nil, []string{vacated, occupied}, [2]int{2, 0}},
 		"in when it is heard, before": {events{now(in), at("a", -1, out)}, []string{occupied}, []string{occupied}, [2]int{1, 1}},

@@ -195,6 +195,7 @@ func (r *reader) handle(data []byte, seq uint64, stored time.Time) error {
 		p := positionOf(seq, i)
 		one := &g.items[i]
 		one.event.At = began.Add(one.after)
+		one.event.Node = cmp.Or(one.event.Node, g.node)
 		if one.event.At.Before(last) && g.endpoint == "" {
 			one.event.At = last
 		}

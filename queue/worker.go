@@ -124,7 +124,7 @@ func (c *WorkerConfig) complete() error {
 	c.RecordInterval = cmp.Or(c.RecordInterval, 100*time.Millisecond)
 	c.Lease = cmp.Or(c.Lease, 3*time.Second)
 	c.HandoverWait = cmp.Or(c.HandoverWait, 11*time.Second)
-	//c.Lateness = max(c.Lateness, 500*time.Millisecond)
+	c.Lateness = max(c.Lateness, 500*time.Millisecond)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
