@@ -27,8 +27,8 @@ type member struct {
 	missed   int // so many of this worker's own beats since
 }
 
-// alive reports whether a lease has not passed: the first of the beats that were missed may have come right after the sign.
-func (m *member) alive() bool { return m.missed <= beatsPerLease }
+// gone reports whether it has left, or a lease has passed: the first of the beats that were missed may have come right after the sign.
+func (m *member) gone() bool { return m.Left || m.missed > beatsPerLease }
 
 // members are the other workers of a queue, as this one knows them.
 type members struct {
@@ -74,17 +74,16 @@ func (s *members) tell() {
 	}
 }
 
-// count is for a beat of this worker that was acknowledged. It returns those of whom nothing will ever be heard.
-func (s *members) count() (gone []string) {
+// count is for a beat of this worker that was acknowledged. It returns those who are gone, with the revision of their last sign.
+func (s *members) count() (gone map[string]uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, m := range s.all {
-		if m.missed++; m.missed == beatsPerLease+1 {
-			s.tell()
-		}
-		if m.Left || m.missed > 20*beatsPerLease {
-			delete(s.all, id)
-			gone = append(gone, id)
+		if m.missed++; m.gone() {
+			if gone == nil {
+				gone = make(map[string]uint64)
+			}
+			gone[id] = m.revision
 		}
 	}
 	return gone
@@ -95,7 +94,7 @@ func (s *members) alive() (all []heartbeat) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, m := range s.all {
-		if m.alive() && !m.Left {
+		if !m.gone() {
 			all = append(all, m.heartbeat)
 		}
 	}
@@ -118,7 +117,7 @@ func (s *members) isGone(ctx context.Context, id string) (bool, error) {
 	s.mu.Lock()
 	m := s.all[id]
 	known := m != nil && m.revision == entry.Revision()
-	gone := known && (m.Left || !m.alive())
+	gone := known && m.gone()
 	s.mu.Unlock()
 	if !known {
 		s.learn(watched{memberKey(id), entry.Value(), entry.Revision()})
@@ -126,15 +125,25 @@ func (s *members) isGone(ctx context.Context, id string) (bool, error) {
 	return gone, nil
 }
 
-// forget deletes the last signs of workers that are gone.
-func (s *members) forget(ctx context.Context, gone []string) {
-	for _, id := range gone {
-		stream, err := s.q.js.Stream(ctx, "KV_"+leaseBucket)
-		if err != nil {
-			return // the next worker to start does it
-		}
-		_ = stream.Purge(ctx, jetstream.WithPurgeSubject("$KV."+leaseBucket+"."+memberKey(id)))
+// forget deletes the last signs of workers that are gone, so that nobody who comes waits for them. One that has come back meanwhile has given a
+// later sign, which stays.
+func (s *members) forget(ctx context.Context, gone map[string]uint64) error {
+	stream, err := s.q.js.Stream(ctx, "KV_"+leaseBucket)
+	if err != nil {
+		return err
 	}
+	for id, revision := range gone {
+		if err := stream.Purge(ctx, jetstream.WithPurgeSubject("$KV."+leaseBucket+"."+memberKey(id)), jetstream.WithPurgeSequence(revision+1)); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		if m := s.all[id]; m != nil && m.revision == revision {
+			delete(s.all, id)
+		}
+		s.mu.Unlock()
+	}
+	s.tell()
+	return nil
 }
 
 // beat gives a sign of life.

@@ -87,11 +87,24 @@ func (o *owner) live() {
 			return
 		}
 		if alive := o.beat(); alive && beat {
-			o.members.forget(o.ctx, o.members.count())
+			o.count()
 		}
 		if beat {
 			beats.Reset(o.interval())
 		}
+	}
+}
+
+// count notes a beat, and who has missed too many.
+func (o *owner) count() {
+	gone := o.members.count()
+	if len(gone) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(o.ctx, o.interval())
+	defer cancel()
+	if err := o.members.forget(ctx, gone); err != nil && o.ctx.Err() == nil {
+		o.w.log.limited("webhook queue: workers that are gone are not forgotten, tried again", err)
 	}
 }
 
