@@ -53,12 +53,11 @@ func (c *clock) stop() {
 	c.pauses.Store(&p)
 }
 
-// start is called when a Hold is over. It reports whether none is left.
-func (c *clock) start() bool {
+// start is called when a Hold is over.
+func (c *clock) start() {
 	p := *c.pauses.Load()
 	if p.holds--; p.holds == 0 {
 		p.over += time.Since(p.since)
 	}
 	c.pauses.Store(&p)
-	return p.holds == 0
 }

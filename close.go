@@ -222,10 +222,11 @@ func (d *Dispatcher) drain(ctx context.Context) error {
 		grace.Stop()
 		left = d.handBack(cut)
 	}
-	if cut == errHeld { // only for that: there is time left for what Hooks.GivenUp has to settle
+	if cut == errHeld { // there is time left for hooks, and for what Hooks.GivenUp has to settle
 		select {
 		case <-d.closing.idle:
 		case <-ctx.Done():
+			cut = ctx.Err()
 		}
 	}
 	d.settling.wait()
@@ -263,8 +264,13 @@ func (d *Dispatcher) await(ctx context.Context) error {
 		select {
 		case <-d.closing.idle:
 			return nil
-		case <-d.schedule.empty:
-			return d.awaitHeld(ctx)
+		case <-d.schedule.empty: // held
+			select {
+			case <-d.closing.idle:
+				return nil
+			default:
+				return errHeld
+			}
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-early.C:
@@ -272,28 +278,6 @@ func (d *Dispatcher) await(ctx context.Context) error {
 				return context.DeadlineExceeded
 			}
 		}
-	}
-}
-
-// awaitHeld waits for the hooks of the last attempts: nothing is on the wire any more, and nothing will be.
-func (d *Dispatcher) awaitHeld(ctx context.Context) error {
-	if deadline, bounded := ctx.Deadline(); bounded {
-		early, cancel := context.WithDeadline(ctx, deadline.Add(-d.handBackTime()))
-		defer cancel()
-		ctx = early
-	}
-	var wire []<-chan struct{}
-	for e := range d.pendingEndpoints() {
-		wire = e.wire(wire)
-	}
-	if awaitAll(ctx, wire) > 0 {
-		return ctx.Err()
-	}
-	select {
-	case <-d.closing.idle:
-		return nil
-	default:
-		return errHeld
 	}
 }
 

@@ -46,7 +46,7 @@ func (d *Dispatcher) Drop(ctx context.Context, apps func(appID string) bool) err
 		return nil
 	}
 	for e := range endpointsOf(slices.Values(accounts)) {
-		e.recall(func(b *batch) bool { return b.doomed == errDropped })
+		e.recall()
 	}
 	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), hangs)
 	defer cancel()
@@ -54,6 +54,43 @@ func (d *Dispatcher) Drop(ctx context.Context, apps func(appID string) bool) err
 		return fmt.Errorf("webhook: %d requests, or their hooks, have not returned: %w", left, ctx.Err())
 	}
 	return nil
+}
+
+// over is closed when the attempt that the lane is making has ended and everybody knows. e.mu is held.
+func (l *lane) over() <-chan struct{} {
+	if l.ended == nil {
+		l.ended = make(chan struct{})
+	}
+	return l.ended
+}
+
+// wire appends what is closed when the endpoint's attempts have ended and everybody knows.
+func (e *endpoint) wire(all []<-chan struct{}) []<-chan struct{} {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for l := range e.existing() {
+		if l.state == sending {
+			all = append(all, l.over())
+		}
+	}
+	return all
+}
+
+// awaitAll waits for all, and returns how many are left when ctx ends.
+func awaitAll(ctx context.Context, all []<-chan struct{}) (left int) {
+	for i := range all {
+		select {
+		case <-all[i]:
+			continue
+		default:
+		}
+		select {
+		case <-all[i]:
+		case <-ctx.Done():
+			left++
+		}
+	}
+	return left
 }
 
 // forget accounts for a batch that is dropped. No lock is held.

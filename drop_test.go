@@ -175,6 +175,7 @@ func TestDropWaitsForTheWire(t *testing.T) {
 				}
 				require.Equal(t, test.lines, lines)
 
+				d.Purge("app") // what was dropped stays so
 				again := &follower{}
 				follow(t, d, again, counts(3, 4)...)
 				atTime(30 * time.Minute)
@@ -191,6 +192,29 @@ func TestDropWaitsForTheWire(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A lateFollower takes its time.
+type lateFollower struct{ follower }
+
+func (f *lateFollower) Ended(t *webhook.Ticket, endpoint string) {
+	time.Sleep(time.Millisecond)
+	f.follower.Ended(t, endpoint)
+}
+
+func TestTicketsHaveEndedWhenDropReturns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, _ := oneEndpoint(webhook.Config{}, func(context.Context, *webhook.Delivery) error {
+			time.Sleep(time.Second)
+			return nil
+		})
+		d := newDispatcher(t, mute(t, cfg))
+		f := &lateFollower{}
+		require.NoError(t, d.EmitTicket("app", webhook.ChannelOccupied("c"), &webhook.Ticket{Follower: f}))
+		atTime(500 * time.Millisecond)
+		require.NoError(t, d.Drop(t.Context(), only("app")))
+		require.Contains(t, f.said(), "0 done")
+	})
 }
 
 // The part of a divided batch that is on the wire may arrive; the rest is forgotten at once.

@@ -29,7 +29,8 @@ func (d *Dispatcher) Hold(ctx context.Context) (resume func()) {
 	stop := context.AfterFunc(ctx, d.recall)
 	return sync.OnceFunc(func() {
 		stop()
-		if d.schedule.resume() && d.timing != nil {
+		d.schedule.resume()
+		if d.timing != nil {
 			d.timing.resume()
 		}
 	})
@@ -42,16 +43,13 @@ func (s *schedule) hold() {
 	s.clock.stop()
 }
 
-// resume ends a hold, and reports whether none is left.
-func (s *schedule) resume() bool {
+// resume ends a hold.
+func (s *schedule) resume() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.clock.start() {
-		return false
-	}
+	s.clock.start()
 	s.changed()
 	s.serve(nil)
-	return true
 }
 
 // recall cancels what is on the wire while the dispatcher is held. Each attempt is seen: one that has started since does
@@ -61,16 +59,16 @@ func (d *Dispatcher) recall() {
 		if !d.schedule.clock.stopped() {
 			return
 		}
-		e.recall(func(*batch) bool { return true })
+		e.recall()
 	}
 }
 
-// recall cancels the attempts that are being made, of those batches that a condition holds for.
-func (e *endpoint) recall(condition func(*batch) bool) {
+// recall cancels the attempts that are being made.
+func (e *endpoint) recall() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for l := range e.existing() {
-		if l.cancel != nil && l.current != nil && condition(l.current) {
+		if l.cancel != nil && l.current != nil {
 			l.recalled = true
 			l.cancel()
 		}
@@ -85,41 +83,4 @@ func (l *lane) comesBack(b *batch) (gone []loss) {
 		return l.lose(b, b.doomed)
 	}
 	return nil
-}
-
-// over is closed when the attempt that the lane is making has ended and everybody knows. e.mu is held.
-func (l *lane) over() <-chan struct{} {
-	if l.ended == nil {
-		l.ended = make(chan struct{})
-	}
-	return l.ended
-}
-
-// wire appends what is closed when the endpoint's attempts have ended and everybody knows.
-func (e *endpoint) wire(all []<-chan struct{}) []<-chan struct{} {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for l := range e.existing() {
-		if l.state == sending {
-			all = append(all, l.over())
-		}
-	}
-	return all
-}
-
-// awaitAll waits for all, and returns how many are left when ctx ends.
-func awaitAll(ctx context.Context, all []<-chan struct{}) (left int) {
-	for i := range all {
-		select {
-		case <-all[i]:
-			continue
-		default:
-		}
-		select {
-		case <-all[i]:
-		case <-ctx.Done():
-			left++
-		}
-	}
-	return left
 }

@@ -1,8 +1,10 @@
 package webhook_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -114,8 +116,13 @@ func endpointState(d *webhook.Dispatcher) webhook.EndpointStatus {
 // The age at which an event is given up is the time for which it could have been sent.
 func TestTimeHeldIsNoAge(t *testing.T) {
 	const retryFor, hold = time.Minute, time.Hour
+	past := func(e webhook.Event) webhook.Event {
+		e.At = time.Now().Add(-retryFor / 2)
+		return e
+	}
 	for name, test := range map[string]struct {
 		emit   func(d *webhook.Dispatcher, held func()) error // held holds it for an hour
+		answer error                                          // in the place of a failure
 		timing bool
 		left   time.Duration // at least, after emit has returned, until it is given up
 	}{
@@ -138,21 +145,26 @@ func TestTimeHeldIsNoAge(t *testing.T) {
 			held()
 			return d.Emit("app", webhook.ChannelOccupied("c"))
 		}},
+		"refused": {left: retryFor - 10*time.Second, answer: &webhook.StatusError{Code: 500}, emit: func(d *webhook.Dispatcher, held func()) error {
+			held()
+			err := d.Emit("app", webhook.ChannelOccupied("c"))
+			held()
+			return err
+		}},
 		"with its own time, some of it past": {left: retryFor / 2, emit: func(d *webhook.Dispatcher, held func()) error {
-			e := webhook.ChannelOccupied("c")
-			e.At = time.Now().Add(-retryFor / 2)
-			err := d.Emit("app", e)
+			held()
+			err := d.Emit("app", past(webhook.ChannelOccupied("c")))
 			held()
 			return err
 		}},
 		"with its own time, held by a rule meanwhile": {left: retryFor / 2, timing: true, emit: func(d *webhook.Dispatcher, held func()) error {
-			e := webhook.ChannelVacated("c")
-			e.At = time.Now().Add(-retryFor / 2)
-			err := d.Emit("app", e)
+			held()
+			err := d.Emit("app", past(webhook.ChannelVacated("c")))
 			held()
 			return err
 		}},
 		"redelivered": {left: retryFor, emit: func(d *webhook.Dispatcher, held func()) error {
+			held()
 			err := d.Redeliver(delivery("http://localhost/"))
 			held()
 			return err
@@ -161,19 +173,22 @@ func TestTimeHeldIsNoAge(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				cfg, _ := oneEndpoint(webhook.Config{RetryFor: retryFor, RetryWaitMin: 4 * time.Second, RetryWaitMax: 4 * time.Second},
-					func(context.Context, *webhook.Delivery) error { return errors.New("down") })
+					func(context.Context, *webhook.Delivery) error { return cmp.Or(test.answer, errors.New("down")) })
 				if test.timing {
 					cfg = cfg.WithPusherTiming()
 				}
 				d := newDispatcher(t, cfg)
 				require.NoError(t, test.emit(d, func() {
-					resume := d.Hold(t.Context())
-					time.Sleep(hold)
-					resume()
+					one := d.Hold(t.Context())
+					time.Sleep(hold / 2)
+					other := d.Hold(t.Context())
+					time.Sleep(hold / 2)
+					one()
+					other()
 				}))
 				time.Sleep(test.left)
 				require.EqualValues(t, 0, d.Stats().Undelivered)
-				time.Sleep(10 * time.Second)
+				time.Sleep(15 * time.Second)
 				require.NotZero(t, d.Stats().Undelivered)
 			})
 		})
@@ -182,23 +197,24 @@ func TestTimeHeldIsNoAge(t *testing.T) {
 
 // What fails before ctx ends has failed, but is not given up for its age, nor is what is behind it.
 func TestNothingIsGivenUpForItsAgeWhileHeld(t *testing.T) {
-	for name, err := range map[string]error{"failed": errors.New("down"), "refused": &webhook.StatusError{Code: 500}} {
+	for name, test := range map[string]struct {
+		answer error
+		last   int // the attempt after which it is given up, if it is too old
+	}{"failed": {errors.New("down"), 2}, "refused": {&webhook.StatusError{Code: 500}, 4}} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				cfg, sent := oneEndpoint(webhook.Config{RetryFor: time.Second, SendTimeout: time.Minute}, func(context.Context, *webhook.Delivery) error {
 					time.Sleep(10 * time.Second)
-					return err
+					return test.answer
 				})
 				d := newDispatcher(t, cfg)
 				emit(t, d, "app", webhook.ChannelOccupied("c"))
-				for last := 0; last < 4; last = len(sent.deliveries()) {
-					if last == 3 || name == "failed" && last == 1 {
-						break
-					}
-					atTime(time.Second) // until it may be the last attempt
+				for len(sent.deliveries()) < test.last {
+					atTime(time.Second)
 				}
 				resume := d.Hold(t.Context())
 				atTime(time.Minute)
+				require.Len(t, sent.deliveries(), test.last)
 				require.Zero(t, d.Stats().Undelivered)
 				require.EqualValues(t, 1, d.Stats().Pending)
 				resume()
@@ -309,6 +325,7 @@ func TestAResumeInTimeCancelsNothing(t *testing.T) {
 		resume := d.Hold(ctx)
 		atTime(500 * time.Millisecond)
 		resume()
+		defer d.Hold(t.Context())() // another one, which has more time
 		atTime(time.Minute)
 		require.Len(t, sent.deliveries(), 1)
 		require.EqualValues(t, 1, d.Stats().Delivered)
@@ -368,11 +385,62 @@ func TestTimingRulesStandStillWhileHeld(t *testing.T) {
 		emit(t, d, "app", webhook.ChannelOccupied("a"))
 		resume()
 		emit(t, d, "app", webhook.ChannelOccupied("b"), webhook.CacheMiss("c"))
+		emit(t, d, "app", webhook.ChannelVacated("e"))
 		atTime(grace - time.Second/2 - 1)
 		require.Equal(t, []string{"cache_miss c"}, said())
+		resume = d.Hold(t.Context())
+		atTime(time.Hour) // with a nanosecond to go
+		require.Equal(t, []string{"cache_miss c"}, said())
+		resume()
 		atTime(1)
 		require.Equal(t, []string{"cache_miss c", "channel_vacated d"}, said())
+		atTime(time.Second / 2)
+		require.Equal(t, []string{"cache_miss c", "channel_vacated d", "channel_vacated e"}, said())
 		require.EqualValues(t, 5, d.Stats().Suppressed)
+	})
+}
+
+// A lane that has got a place and has not started when it is held does not start.
+func TestHoldComesBeforeAnAttemptThatHasAPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, sent := oneEndpoint(webhook.Config{MaxBatchEvents: 1, MaxInFlight: 1}, nil)
+		d := newDispatcher(t, cfg)
+		f := &stuckFollower{goOn: make(chan bool)}
+		for range 2 {
+			require.NoError(t, d.EmitTicket("app", webhook.ChannelOccupied("c"), &webhook.Ticket{Follower: f}))
+		}
+		synctest.Wait() // the lane has a place for the second event, and tells of the first
+		resume := d.Hold(ended(t))
+		synctest.Wait()
+		close(f.goOn)
+		atTime(time.Minute)
+		require.Len(t, sent.deliveries(), 1)
+		resume()
+		synctest.Wait()
+		require.Len(t, sent.deliveries(), 2)
+	})
+}
+
+// A stuckFollower does not go on before the test does.
+type stuckFollower struct {
+	follower
+	goOn chan bool
+}
+
+func (f *stuckFollower) Ended(*webhook.Ticket, string) { <-f.goOn }
+
+func TestWhatFailsAfterResumeHasFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, _ := oneEndpoint(webhook.Config{SendTimeout: time.Second}, dead)
+		d := newDispatcher(t, cfg)
+		emit(t, d, "app", webhook.ChannelOccupied("c"))
+		atTime(500 * time.Millisecond)
+		resume := d.Hold(ended(t))
+		synctest.Wait()
+		require.Zero(t, d.Endpoints("app")[0].Failures)
+		resume()
+		atTime(1100 * time.Millisecond)
+		require.Equal(t, 1, d.Endpoints("app")[0].Failures)
 	})
 }
 
@@ -432,6 +500,35 @@ func TestCloseWhileHeld(t *testing.T) {
 				require.ErrorContains(t, left, "held")
 			})
 		})
+	}
+}
+
+// Close waits, within its time, for the hooks of what was on the wire, and for what has to be settled.
+func TestCloseWhileHeldWaits(t *testing.T) {
+	for name, answer := range map[string]error{"for hooks": nil, "for what is not settled": webhook.ErrFinal} {
+		for _, patience := range []time.Duration{time.Minute, time.Second} {
+			t.Run(fmt.Sprint(name, " ", patience), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					cfg, _ := oneEndpoint(webhook.Config{MaxBatchEvents: 1, MaxInFlight: 1}, func(context.Context, *webhook.Delivery) error { return answer })
+					cfg.Hooks.Delivered = func(*webhook.Delivery, time.Duration) { time.Sleep(10 * time.Second) }
+					cfg.Hooks.GivenUp = func(_ *webhook.Delivery, _ error, settle func()) { time.AfterFunc(10*time.Second, settle) }
+					d := newDispatcher(t, cfg)
+					emit(t, d, "app", webhook.ChannelOccupied("c"))
+					synctest.Wait()
+					defer d.Hold(t.Context())()
+					emit(t, d, "app", webhook.ChannelOccupied("d"))
+					ctx, cancel := context.WithTimeout(t.Context(), patience)
+					defer cancel()
+					began := time.Now()
+					var left *webhook.UndeliveredError
+					require.ErrorAs(t, d.Close(ctx), &left)
+					require.Len(t, left.Deliveries, 1)
+					require.Equal(t, min(patience, 10*time.Second), time.Since(began))
+					require.Equal(t, patience < 10*time.Second, errors.Is(left, context.DeadlineExceeded), "%v", left)
+					time.Sleep(time.Minute)
+				})
+			})
+		}
 	}
 }
 

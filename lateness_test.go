@@ -94,13 +94,13 @@ func TestWhoWasThereLastCounts(t *testing.T) {
 
 // Each channel and each member has a latest of its own, and each app.
 func TestTheLatestIsOfOneChannelOrMember(t *testing.T) {
-	late(t, webhook.Config{}, func(t *testing.T, d *webhook.Dispatcher, said func() []string) {
+	late(t, webhook.Config{CacheMissWindow: time.Millisecond}, func(t *testing.T, d *webhook.Dispatcher, said func() []string) {
 		time.Sleep(time.Second)
 		began := time.Now().Add(-lateness)
 		emit(t, d, "app", on("b", began, 400, webhook.MemberAdded("presence-c", "ada")), on("b", began, 400, webhook.ChannelOccupied("d")),
-			on("b", began, 400, webhook.CacheMiss("presence-c")), on("b", began, 400, webhook.SubscriptionCount("presence-c", 2)))
+			on("b", began, 400, webhook.CacheMiss("cache-c")), on("b", began, 400, webhook.SubscriptionCount("presence-c", 2)))
 		emit(t, d, "app", on("a", began, 0, webhook.MemberRemoved("presence-c", "bob")), on("a", began, 0, webhook.MemberRemoved("presence-d", "ada")),
-			on("a", began, 0, webhook.ChannelVacated("presence-c")), on("a", began, 0, webhook.CacheMiss("presence-c")),
+			on("a", began, 0, webhook.ChannelVacated("presence-c")), on("a", began, 0, webhook.ChannelOccupied("cache-c")),
 			on("a", began, 0, webhook.SubscriptionCount("d", 1)))
 		time.Sleep(time.Minute)
 		require.Len(t, said(), 9)

@@ -364,7 +364,7 @@ const (
 	lostAtOnce   = 1 << 20
 )
 
-// resume is called when the clock goes on: the timers stand in real time.
+// resume is called when the clock may go on: the timers stand in real time.
 func (t *timing) resume() {
 	for i := range t.shards {
 		s := &t.shards[i]
