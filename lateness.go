@@ -87,7 +87,7 @@ func (t *timing) latest(s *timingShard, key stateKey, a *account, e *Event, tick
 	st := at.Value.(*state)
 	before := st.ticket
 	st.at, st.there, st.node, st.ticket = e.At, there(e.Type), t.nodeOf(e), ticket
-	ticket.hold()
+	ticket.remember()
 	before.release()
 }
 

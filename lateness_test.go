@@ -166,13 +166,13 @@ func TestTheTicketOfTheLatestIsDoneWhenItIsForgotten(t *testing.T) {
 			during, after []string // the lateness
 		}{
 			"one that went through": {[]webhook.Event{on("a", began, 0, webhook.ChannelOccupied("1"))},
-				[]string{"1 queued " + id, "1 held", "1 ended " + id}, []string{"1 done"}},
+				[]string{"1 queued " + id, "1 remembered", "1 ended " + id}, []string{"1 done"}},
 			"one that cancels another": {[]webhook.Event{on("a", began, 0, webhook.ChannelVacated("2")), on("b", began, 0, webhook.ChannelOccupied("2"))},
-				[]string{"1 held", "1 done", "2 held"}, []string{"2 done"}},
+				[]string{"1 held", "1 done", "2 remembered"}, []string{"2 done"}},
 			"one that is left out": {[]webhook.Event{on("b", began, 1, webhook.ChannelOccupied("3")), on("a", began, 0, webhook.ChannelVacated("3"))},
-				[]string{"1 queued " + id, "1 held", "2 done", "1 ended " + id}, []string{"1 done"}},
+				[]string{"1 queued " + id, "1 remembered", "2 done", "1 ended " + id}, []string{"1 done"}},
 			"a later one takes its place": {[]webhook.Event{on("b", began, 0, webhook.ChannelOccupied("4")), on("a", began, 1, webhook.ChannelOccupied("4"))},
-				[]string{"1 queued " + id, "1 held", "2 queued " + id, "2 held", "1 ended " + id, "1 done", "2 ended " + id}, []string{"2 done"}},
+				[]string{"1 queued " + id, "1 remembered", "2 queued " + id, "2 remembered", "1 ended " + id, "1 done", "2 ended " + id}, []string{"2 done"}},
 			"one that is held itself": {[]webhook.Event{on("b", began, 0, webhook.ChannelVacated("5"))}, []string{"1 held"}, nil},
 		} {
 			time.Sleep(time.Until(began.Add(time.Second)))

@@ -26,9 +26,12 @@ type Follower interface {
 	// not go there.
 	Queue(t *Ticket, endpoint string) bool
 
-	// Held is called when a timing rule still needs the event: because it holds it back, then it will be queued, or left out, by
-	// and by; or, with Config.Lateness, because it remembers the event, which then was queued before, if it is at all.
+	// Held is called when a timing rule holds the event back. It will be queued, or left out, by and by.
 	Held(t *Ticket)
+
+	// Remembered is called when Config.Lateness has the event remembered, which was queued or left out, so that later ones are
+	// compared with it. Who emits events again after a crash emits this one too until it is Done, and has Queue return false.
+	Remembered(t *Ticket)
 
 	// Ended is called once for each endpoint that Queue returned true for: it has accepted the event, or the event was
 	// given up and is settled; see Hooks.GivenUp.
@@ -81,7 +84,15 @@ func (t *Ticket) hold() {
 	}
 }
 
-// release ends what EmitTicket or hold has counted.
+// remember is for an event that others are compared with: EmitTicket's release does not end it.
+func (t *Ticket) remember() {
+	if t != nil {
+		t.left.Add(1)
+		t.Follower.Remembered(t)
+	}
+}
+
+// release ends what EmitTicket, hold or remember has counted.
 func (t *Ticket) release() {
 	if t != nil && t.left.Add(-1) == 0 {
 		t.Follower.Done(t)

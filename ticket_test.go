@@ -44,7 +44,8 @@ func (f *follower) Queue(t *webhook.Ticket, endpoint string) bool {
 	return true
 }
 
-func (f *follower) Held(t *webhook.Ticket) { f.say("%d held", t.Position) }
+func (f *follower) Held(t *webhook.Ticket)       { f.say("%d held", t.Position) }
+func (f *follower) Remembered(t *webhook.Ticket) { f.say("%d remembered", t.Position) }
 func (f *follower) Ended(t *webhook.Ticket, endpoint string) {
 	f.say("%d ended %s", t.Position, endpoint)
 }

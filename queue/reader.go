@@ -268,7 +268,7 @@ func (r *reader) emit(p position, one *item, only string) error {
 		return nil
 	}
 	// If it is untimed it has passed the rules before.
-	ticket := &webhook.Ticket{Follower: t, Position: uint64(p), Untimed: only != "" || again && !t.wasHeld[p]}
+	ticket := &webhook.Ticket{Follower: t, Position: uint64(p), Untimed: only != "" || again && !t.timed(p)}
 	var f *replayed
 	if only != "" {
 		f = &replayed{tracking: t, only: only}

@@ -20,6 +20,7 @@ type record struct {
 	Next   position            `json:"next"`
 	Pend   map[string]position `json:"pend,omitempty"` // endpoint: its first unfinished position
 	Held   []position          `json:"held,omitempty"`
+	Late   position            `json:"late,omitempty"` // from here on timing rules have to see events again, to compare later ones with them; 0: nowhere
 }
 
 // maxRecordEntries bounds a record to some 512 KiB. Where more is unfinished next is lowered: what is behind is read
@@ -50,7 +51,17 @@ func (r *record) floor() position {
 	for _, p := range r.Held {
 		first = min(first, p)
 	}
+	if r.Late > 0 {
+		first = min(first, r.Late)
+	}
 	return first
+}
+
+// late has timing rules see p again.
+func (r *record) late(p position) {
+	if r.Late == 0 || p < r.Late {
+		r.Late = p
+	}
 }
 
 // bounded lowers next until there are few enough entries.
@@ -78,6 +89,7 @@ type tracking struct {
 	at      position          // everything before was read
 	lanes   map[string]*queued
 	held    map[position]bool
+	seen    map[position]bool // timing rules compare later events with these
 	changed bool
 }
 
@@ -89,7 +101,7 @@ type queued struct {
 }
 
 func newTracking(r record) *tracking {
-	t := &tracking{stream: r.Stream, from: r, at: r.floor(), wasHeld: make(map[position]bool), lanes: make(map[string]*queued), held: make(map[position]bool)}
+	t := &tracking{stream: r.Stream, from: r, at: r.floor(), wasHeld: make(map[position]bool), lanes: make(map[string]*queued), held: make(map[position]bool), seen: make(map[position]bool)}
 	for _, p := range r.Held {
 		t.wasHeld[p] = true
 	}
@@ -105,7 +117,12 @@ func (t *tracking) again(p position) (again, needed bool) {
 	if p >= t.from.Next {
 		return false, true
 	}
-	return true, t.wasHeld[p] || t.pending <= p
+	return true, t.wasHeld[p] || t.pending <= p || t.timed(p)
+}
+
+// timed reports whether timing rules have to see an event again that an earlier owner has read.
+func (t *tracking) timed(p position) bool {
+	return t.wasHeld[p] || t.from.Late > 0 && t.from.Late <= p
 }
 
 // wants reports whether an endpoint has not had an event, as far as the record tells.
@@ -166,14 +183,21 @@ func (t *tracking) hold(p position) {
 	t.held[p] = true
 }
 
+func (t *tracking) remember(p position) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.seen[p] = true
+}
+
 func (t *tracking) done(p position) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.held, p)
+	delete(t.seen, p)
 	t.changed = true
 }
 
-// Queue, Held, Ended and Done make it a webhook.Follower.
+// Queue, Held, Remembered, Ended and Done make it a webhook.Follower.
 
 func (t *tracking) Queue(ticket *webhook.Ticket, endpoint string) bool {
 	p := position(ticket.Position)
@@ -184,7 +208,8 @@ func (t *tracking) Queue(ticket *webhook.Ticket, endpoint string) bool {
 	return true
 }
 
-func (t *tracking) Held(ticket *webhook.Ticket) { t.hold(position(ticket.Position)) }
+func (t *tracking) Held(ticket *webhook.Ticket)       { t.hold(position(ticket.Position)) }
+func (t *tracking) Remembered(ticket *webhook.Ticket) { t.remember(position(ticket.Position)) }
 func (t *tracking) Ended(ticket *webhook.Ticket, endpoint string) {
 	t.end(endpoint, position(ticket.Position))
 }
@@ -201,7 +226,7 @@ func (t *tracking) read(p position) {
 func (t *tracking) busy() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.lanes) > 0 || len(t.held) > 0
+	return len(t.lanes)+len(t.held)+len(t.seen) > 0
 }
 
 // snapshot returns the record of this moment, or false if it is the one of before and is not wanted anyway.
@@ -221,6 +246,9 @@ func (t *tracking) snapshot(owner string, anyway bool) (record, bool) {
 	for p := range t.held {
 		r.Held = append(r.Held, p)
 	}
+	for p := range t.seen {
+		r.late(p)
+	}
 	if t.at < t.from.Next { // the rest of what an earlier owner has left
 		for endpoint, first := range t.from.Pend {
 			first = max(first, t.at)
@@ -232,6 +260,9 @@ func (t *tracking) snapshot(owner string, anyway bool) (record, bool) {
 			if p >= t.at {
 				r.Held = append(r.Held, p)
 			}
+		}
+		if t.from.Late > 0 {
+			r.late(max(t.from.Late, t.at))
 		}
 	}
 	slices.SortFunc(r.Held, cmp.Compare)

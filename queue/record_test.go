@@ -138,3 +138,30 @@ func TestALateEventIsTheFirstUnfinished(t *testing.T) {
 	_, changed := tr.snapshot("o", false)
 	require.False(t, changed)
 }
+
+// What a timing rule remembers is read again for the rule, by the next owner and by the one after him, and goes to nobody a second time.
+func TestWhatARuleRemembersIsSeenAgainAndGoesToNobody(t *testing.T) {
+	p := func(seq uint64) position { return positionOf(seq, 0) }
+	first := newTracking(record{Next: p(1)})
+	first.queue("e", p(7))
+	first.remember(p(7))
+	first.end("e", p(7))
+	first.read(p(9))
+	r, _ := first.snapshot("first", false)
+	require.Equal(t, p(7), r.floor(), "nobody may forget it")
+
+	second := newTracking(r)
+	again, needed := second.again(p(7))
+	require.True(t, again && needed)
+	require.True(t, second.timed(p(7)))
+	require.False(t, second.wants("e", p(7)))
+	before, _ := second.snapshot("second", true)
+	require.Equal(t, p(7), before.floor(), "he has not read it yet")
+
+	second.remember(p(7))
+	second.read(p(8))
+	second.done(p(7))
+	second.read(p(9))
+	after, _ := second.snapshot("second", false)
+	require.Equal(t, p(9), after.floor())
+}
