@@ -84,7 +84,7 @@ func (e *tracked) Ended(t *webhook.Ticket, endpoint string) {
 func (e *tracked) Done(t *webhook.Ticket) { e.track.done(position(t.Position)) }
 
 // locate finds where to begin. A record of another stream, or of one that has lost its end, says nothing about what is
-// in this one: then everything is read.
+// in this one, nor does one that cannot be read: then everything is read.
 func (r *reader) locate(ctx context.Context) error {
 	stream, err := r.w.q.js.Stream(ctx, eventStream)
 	if err != nil {
@@ -101,16 +101,19 @@ func (r *reader) locate(ctx context.Context) error {
 		return fmt.Errorf("queue: record %d: %w", r.partition, err)
 	default:
 		old, err := decodeRecord(entry.Value())
-		if err != nil {
+		if errors.Is(err, errNewer) {
 			return fmt.Errorf("queue: record %d: %w", r.partition, err)
 		}
 		r.revision, r.before, r.epoch = entry.Revision(), old.Owner, old.Epoch
-		if old.Stream == nonce && old.Next.seq() <= last+1 {
+		switch {
+		case err == nil && old.Stream == nonce && old.Next.seq() <= last+1:
 			rec = old
-		} else {
-			r.w.rewound.Add(1)
-			r.w.log.Warn("webhook queue: the stream is not the one that was read last; all of it is read again",
-				"messages", info.State.Msgs, "recreated", old.Stream != nonce)
+		case err != nil:
+			r.rewind("it cannot be read", info)
+		case old.Stream != nonce:
+			r.rewind("the stream was recreated", info)
+		default:
+			r.rewind("the stream has lost its end", info)
 		}
 		r.noted = entry.Created()
 		if info.State.LastTime.After(r.noted) {
@@ -122,6 +125,12 @@ func (r *reader) locate(ctx context.Context) error {
 	r.floor.Store(max(1, first))
 	r.track = newTracking(rec)
 	return nil
+}
+
+// rewind counts and logs that the record says nothing about the stream.
+func (r *reader) rewind(why string, info *jetstream.StreamInfo) {
+	r.w.rewound.Add(1)
+	r.w.log.Warn("webhook queue: the record is not of this stream; all of it is read again", "why", why, "partition", r.partition, "messages", info.State.Msgs)
 }
 
 // own writes that the partition is this worker's, if nobody has written the record since it was located.

@@ -51,7 +51,7 @@ type WorkerStats struct {
 	Read          uint64 // events
 	Dead          uint64 // events stored as dead letters, an endpoint each
 	Poison        uint64 // messages that cannot be read, stored as dead letters
-	Rewound       uint64 // times the stream was not the one that the record is of, and everything in it was read again
+	Rewound       uint64 // times that a partition's record was not of the stream, or could not be read, and everything was read again
 	Err           error  // why the worker has left a partition for good; nil while it works
 }
 

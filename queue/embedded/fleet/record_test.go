@@ -1,0 +1,42 @@
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pusherhooks/webhook"
+)
+
+// bucket returns one of the queue's.
+func bucket(t *testing.T, url, name string) jetstream.KeyValue {
+	t.Helper()
+	js, err := jetstream.New(connect(t, url))
+	require.NoError(t, err)
+	kv, err := js.KeyValue(t.Context(), name)
+	require.NoError(t, err)
+	return kv
+}
+
+// A record that cannot be read costs duplicates at most: its partition is read from the beginning.
+func TestARecordThatCannotBeRead(t *testing.T) {
+	url := startServer(t)
+	q := openQueue(t, url)
+	r := newReceiver(t)
+	require.NoError(t, q.SetApp(t.Context(), app("app", r.URL+"/")))
+	require.NoError(t, newEmitter(t, q).EmitDurable(t.Context(), "app", webhook.SubscriptionCount("c", 1)))
+	leases := bucket(t, url, "WH_LEASE")
+	for n, garbage := range []string{"", "\x00", "\x01", "\x01{", "\x01[]", "\x01{\"next\":-1}"} {
+		_, err := leases.Put(context.Background(), fmt.Sprint("p.", n), []byte(garbage))
+		require.NoError(t, err)
+	}
+	status, err := q.Partitions(t.Context())
+	require.Error(t, err, "%v", status)
+	w := newWorker(t, q, workerConfig())
+	require.True(t, settles(func() bool { return len(r.events("/")) == 1 }))
+	shares(t, w)
+	require.EqualValues(t, 6, w.Stats().Rewound)
+}
