@@ -113,7 +113,7 @@ func (o *owner) renew() (alive bool) {
 	if o.lease.suspended() {
 		clear(o.stuck) // whatever it was, others were hit too
 		for _, r := range o.all() {
-			_, err := r.record(ctx, o.w.id, true)
+			err := r.record(ctx, o.w.id, true)
 			if err != nil && !errors.Is(err, errTaken) {
 				o.w.log.limited("webhook queue: a record is not written, tried again", err)
 				return false

@@ -27,7 +27,8 @@ type reader struct {
 	before   string // the owner before
 	epoch    uint64
 	revision uint64               // of the record
-	floor    atomic.Uint64        // before which everything was purged
+	floor    atomic.Uint64        // before which nothing is needed, by the record
+	purged   atomic.Uint64        // before which there is nothing any more
 	noted    time.Time            // when the record was written, by this clock
 	last     map[string]time.Time // by node: no event happened before its predecessor
 	skew     time.Duration        // how far this clock is ahead of the engine's, if that is a second or more
@@ -122,7 +123,7 @@ func (r *reader) locate(ctx context.Context) error {
 		r.standing.last = last
 	}
 	r.epoch++
-	r.floor.Store(max(1, first))
+	r.purged.Store(max(1, first))
 	r.track = newTracking(rec)
 	return nil
 }
@@ -371,8 +372,12 @@ func (r *reader) note() {
 // finish writes the last record, and nothing is written after it.
 func (r *reader) finish(ctx context.Context, owner string) error {
 	for {
-		err := r.writeAs(ctx, owner, true)
-		if err == nil || r.lost.Load() || errors.Is(err, errTaken) { // then it is another's
+		err := r.record(ctx, owner, true)
+		if r.lost.Load() || errors.Is(err, errTaken) { // then it is another's
+			return nil
+		}
+		if err == nil {
+			_ = r.purge(ctx) // else the next owner does it
 			return nil
 		}
 		if !sleep(ctx, 10*time.Millisecond) {
@@ -381,15 +386,18 @@ func (r *reader) finish(ctx context.Context, owner string) error {
 	}
 }
 
-func (r *reader) write(ctx context.Context, anyway bool) error { return r.writeAs(ctx, r.w.id, anyway) }
-
-// writeAs writes the record if it has changed, and has the engine forget what nobody needs any more.
-func (r *reader) writeAs(ctx context.Context, owner string, anyway bool) error {
-	floor, err := r.record(ctx, owner, anyway)
-	if err != nil {
+// write writes the record if it has changed, and has the engine forget what nobody needs any more.
+func (r *reader) write(ctx context.Context, anyway bool) error {
+	if err := r.record(ctx, r.w.id, anyway); err != nil {
 		return err
 	}
-	if floor <= 1 || floor <= r.floor.Load() { // a purge up to nothing was one of everything, in old engines
+	return r.purge(ctx)
+}
+
+// purge has the engine forget what is before the floor, if it has not yet.
+func (r *reader) purge(ctx context.Context) error {
+	floor := r.floor.Load()
+	if floor <= 1 || floor <= r.purged.Load() { // a purge up to nothing was one of everything, in old engines
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
@@ -401,31 +409,31 @@ func (r *reader) writeAs(ctx context.Context, owner string, anyway bool) error {
 	if err := stream.Purge(ctx, jetstream.WithPurgeSubject(eventSubject(r.partition)), jetstream.WithPurgeSequence(floor)); err != nil {
 		return err
 	}
-	r.floor.Store(floor)
+	r.purged.Store(floor)
 	return nil
 }
 
-// record writes the record, and returns the first sequence that is needed.
-func (r *reader) record(ctx context.Context, owner string, anyway bool) (floor uint64, err error) {
+// record writes the record.
+func (r *reader) record(ctx context.Context, owner string, anyway bool) error {
 	r.writing.Lock()
 	defer r.writing.Unlock()
 	t := r.track
 	if r.finished {
-		return 0, nil
+		return nil
 	}
 	rec, ok := t.snapshot(owner, anyway)
 	if !ok {
-		return 0, nil
+		return nil
 	}
 	rec.Epoch = r.epoch
 	if err := r.set(ctx, &rec); err != nil {
 		t.mu.Lock()
 		t.changed = true
 		t.mu.Unlock()
-		return 0, err
+		return err
 	}
 	r.finished = owner == ""
-	return rec.floor().seq(), nil
+	return nil
 }
 
 // set writes the record if nobody else has since this reader did.
@@ -453,6 +461,7 @@ func (r *reader) set(ctx context.Context, rec *record) error {
 	}
 	if err == nil {
 		r.revision = revision
+		r.floor.Store(rec.floor().seq())
 	}
 	return err
 }

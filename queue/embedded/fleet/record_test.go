@@ -1,7 +1,6 @@
 package fleet
 
 import (
-	"context"
 	"fmt"
 	"testing"
 
@@ -30,7 +29,7 @@ func TestARecordThatCannotBeRead(t *testing.T) {
 	require.NoError(t, newEmitter(t, q).EmitDurable(t.Context(), "app", webhook.SubscriptionCount("c", 1)))
 	leases := bucket(t, url, "WH_LEASE")
 	for n, garbage := range []string{"", "\x00", "\x01", "\x01{", "\x01[]", "\x01{\"next\":-1}"} {
-		_, err := leases.Put(context.Background(), fmt.Sprint("p.", n), []byte(garbage))
+		_, err := leases.Put(t.Context(), fmt.Sprint("p.", n), []byte(garbage))
 		require.NoError(t, err)
 	}
 	status, err := q.Partitions(t.Context())
@@ -39,4 +38,27 @@ func TestARecordThatCannotBeRead(t *testing.T) {
 	require.True(t, settles(func() bool { return len(r.events("/")) == 1 }))
 	shares(t, w)
 	require.EqualValues(t, 6, w.Stats().Rewound)
+}
+
+// A worker is killed, or the engine fails, between a record and the purge that follows it. What nobody needs is purged all the same,
+// though nothing new comes: else the partition looks as if its owner did not get on, and goes from one worker to the next.
+func TestWhatTheRecordIsBeyondIsPurged(t *testing.T) {
+	url := startServer(t)
+	q := openQueue(t, url)
+	r := newReceiver(t)
+	require.NoError(t, q.SetApp(t.Context(), app("app", r.URL+"/")))
+	require.NoError(t, newEmitter(t, q).EmitDurable(t.Context(), "app", webhook.SubscriptionCount("c", 1)))
+	nc := connect(t, url)
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	stream, err := js.Stream(t.Context(), "WH_EV")
+	require.NoError(t, err)
+	leases, nonce := bucket(t, url, "WH_LEASE"), stream.CachedInfo().Config.Metadata["webhook.nonce"]
+	for n := range 16 {
+		_, err := leases.Put(t.Context(), fmt.Sprint("p.", n), fmt.Appendf([]byte{1}, `{"stream":%q,"owner":"killed","epoch":1,"next":%d}`, nonce, 2<<12))
+		require.NoError(t, err)
+	}
+	newWorker(t, q, workerConfig())
+	drainedQueue(t, q)
+	require.Empty(t, r.events("/"), "it had it")
 }
