@@ -31,6 +31,7 @@ type reader struct {
 	purged   atomic.Uint64        // before which there is nothing any more
 	noted    time.Time            // when the record was written, by this clock
 	last     map[string]time.Time // by node: no event happened before its predecessor
+	verdicts map[string]verdict   // by app; of the message that is read
 	skew     time.Duration        // how far this clock is ahead of the engine's, if that is a second or more
 	standing standing
 
@@ -41,6 +42,9 @@ type reader struct {
 	writing  sync.Mutex // held while the record is written
 	finished bool       // nobody has the partition by it
 }
+
+// A verdict says what becomes of the events of an app that the Dispatcher does not know.
+type verdict struct{ endpoint, reason string }
 
 // A standing is that nobody was there for longer than RetryFor. Then every event would be too old to be tried twice, so they
 // count as if the first of them had happened when somebody came.
@@ -210,6 +214,7 @@ func (r *reader) handle(data []byte, seq uint64, stored time.Time) error {
 	}
 	stored = r.when(stored, seq, g.age)
 	began, last := stored.Add(-g.age), r.last[g.node]
+	r.verdicts = nil
 	for i := range g.items {
 		p := positionOf(seq, i)
 		one := &g.items[i]
@@ -244,22 +249,22 @@ func (r *reader) handle(data []byte, seq uint64, stored time.Time) error {
 
 // knows waits until the worker knows the apps that a node knew, unless the engine itself does not: it has an older copy of them.
 func (r *reader) knows(revision uint64) error {
-	if r.w.apps == nil {
+	if r.w.apps == nil || r.w.apps.revision() >= revision {
 		return nil
 	}
 	for {
-		ctx, cancel := context.WithTimeout(r.ctx, publishTimeout)
-		err := r.w.apps.reached(ctx, revision)
-		cancel()
-		if err == nil || r.ctx.Err() != nil {
-			return r.ctx.Err()
-		}
 		stream, err := r.w.q.js.Stream(r.ctx, "KV_"+secretBucket)
 		if err != nil {
 			return err
 		}
 		if stream.CachedInfo().State.LastSeq < revision {
 			return nil
+		}
+		ctx, cancel := context.WithTimeout(r.ctx, publishTimeout)
+		err = r.w.apps.reached(ctx, revision)
+		cancel()
+		if err == nil || r.ctx.Err() != nil {
+			return r.ctx.Err()
 		}
 	}
 }
@@ -302,21 +307,35 @@ func (r *reader) emit(p position, one *item, only string) error {
 	return nil
 }
 
-// unknown is for an event of an app that the Dispatcher does not know. It asks the engine's leader before it makes a dead letter.
+// unknown is for an event of an app that the Dispatcher does not know. The engine's leader is asked before it becomes a dead letter, once for
+// a message: all of that was emitted before.
 func (r *reader) unknown(p position, one *item, only string) error {
-	a, known, removed, err := r.w.q.appNow(r.ctx, one.app)
+	if gone, known := r.verdicts[one.app]; known {
+		return r.lay(p, one, gone.endpoint, gone.reason)
+	}
+	entry, removed, err := r.w.q.appNow(r.ctx, one.app)
+	gone := verdict{unknownApp, "no app has this id"}
 	switch {
+	case errors.Is(err, errPoison):
+		gone = verdict{invalidEvent, "what is stored of the app cannot be read"}
 	case err != nil:
 		return err
-	case known && r.w.apps != nil:
-		if err := r.w.d.SetApp(a); err != nil {
-			return r.lay(p, one, invalidEvent, err.Error())
-		}
-		return r.emit(p, one, only)
 	case removed:
-		return r.lay(p, one, removedApp, "the app was removed")
+		gone = verdict{removedApp, "the app was removed"}
+	case entry != nil && r.w.apps != nil: // it is new, and the Dispatcher is to hear of it from nobody but the watch, which knows what is newer
+		if err := r.knows(entry.Revision()); err != nil {
+			return err
+		}
+		if err := r.emit(p, one, only); !errors.Is(err, webhook.ErrUnknownApp) {
+			return err
+		}
+		gone = verdict{invalidEvent, "the worker does not take what is stored of the app"}
 	}
-	return r.lay(p, one, unknownApp, "no app has this id")
+	if r.verdicts == nil {
+		r.verdicts = make(map[string]verdict)
+	}
+	r.verdicts[one.app] = gone
+	return r.lay(p, one, gone.endpoint, gone.reason)
 }
 
 // lay makes a dead letter of an event and goes on.
