@@ -74,8 +74,9 @@ func (s *members) tell() {
 	}
 }
 
-// count is for a beat of this worker that was acknowledged. It returns those of whom nothing will ever be heard.
-func (s *members) count() (gone []string) {
+// count is for a beat of this worker that was acknowledged. It returns those of whom nothing will be heard, and the revision of their last sign.
+func (s *members) count() (gone map[string]uint64) {
+	gone = make(map[string]uint64)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, m := range s.all {
@@ -84,7 +85,7 @@ func (s *members) count() (gone []string) {
 		}
 		if m.Left || m.missed > 20*beatsPerLease {
 			delete(s.all, id)
-			gone = append(gone, id)
+			gone[id] = m.revision
 		}
 	}
 	return gone
@@ -126,14 +127,14 @@ func (s *members) isGone(ctx context.Context, id string) (bool, error) {
 	return gone, nil
 }
 
-// forget deletes the last signs of workers that are gone.
-func (s *members) forget(ctx context.Context, gone []string) {
-	for _, id := range gone {
+// forget deletes the last signs of workers that are gone. One that is back has given a later sign, which stays: who has none is gone for all.
+func (s *members) forget(ctx context.Context, gone map[string]uint64) {
+	for id, last := range gone {
 		stream, err := s.q.js.Stream(ctx, "KV_"+leaseBucket)
 		if err != nil {
 			return // the next worker to start does it
 		}
-		_ = stream.Purge(ctx, jetstream.WithPurgeSubject("$KV."+leaseBucket+"."+memberKey(id)))
+		_ = stream.Purge(ctx, jetstream.WithPurgeSubject("$KV."+leaseBucket+"."+memberKey(id)), jetstream.WithPurgeSequence(last+1))
 	}
 }
 

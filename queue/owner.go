@@ -75,7 +75,7 @@ func (o *owner) interval() time.Duration { return o.w.cfg.Lease / beatsPerLease 
 func (o *owner) run(others *watch) {
 	for beat := true; ; {
 		if alive := o.renew(); alive && beat {
-			o.members.forget(o.ctx, o.members.count())
+			o.forget(o.members.count())
 			o.observe()
 		}
 		if others.begun(o.ctx) != nil {
@@ -125,6 +125,12 @@ func (o *owner) renew() (alive bool) {
 	}
 	o.lease.renew(sent)
 	return true
+}
+
+func (o *owner) forget(gone map[string]uint64) {
+	ctx, cancel := context.WithTimeout(o.ctx, o.interval())
+	defer cancel()
+	o.members.forget(ctx, gone)
 }
 
 func (o *owner) heartbeat() (beat heartbeat) {
