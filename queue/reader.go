@@ -175,7 +175,7 @@ func (r *reader) stop() {
 func (r *reader) run() {
 	again(r.ctx, r.w.log, "webhook queue: not read, tried again", func() (bool, error) {
 		err := r.read()
-		if errors.Is(err, errNewer) && r.ctx.Err() == nil {
+		if (errors.Is(err, errNewer) || errors.Is(err, errReplaced)) && r.ctx.Err() == nil {
 			r.w.owner.fail(r, err)
 			return false, err
 		}
@@ -185,7 +185,7 @@ func (r *reader) run() {
 
 // read reads until something fails.
 func (r *reader) read() error {
-	stream, err := r.w.q.js.Stream(r.ctx, eventStream)
+	stream, err := r.stream(r.ctx)
 	if err != nil {
 		return err
 	}
@@ -197,6 +197,24 @@ func (r *reader) read() error {
 	return r.w.q.follow(r.ctx, stream, from, heartbeat, func() {}, func(msg jetstream.Msg, about *jetstream.MsgMetadata) error {
 		return r.handle(msg.Data(), about.Sequence.Stream, about.Timestamp)
 	})
+}
+
+// errReplaced says that the events' stream is not the one that a partition was read of, or that it has lost its end.
+var errReplaced = errors.New("queue: the stream was replaced by another one, or an older copy")
+
+// stream returns the events' stream, if it still is the one that was read so far: else its sequences mean nothing to this reader.
+func (r *reader) stream(ctx context.Context) (jetstream.Stream, error) {
+	r.track.mu.Lock()
+	next := r.track.at.seq() // before the stream is asked how far it goes
+	r.track.mu.Unlock()
+	stream, err := r.w.q.js.Stream(ctx, eventStream)
+	if err != nil {
+		return nil, err
+	}
+	if info := stream.CachedInfo(); info.Config.Metadata[nonceKey] != r.track.stream || next > info.State.LastSeq+1 {
+		return nil, errReplaced
+	}
+	return stream, nil
 }
 
 // handle has the Dispatcher take a message's events.
@@ -421,7 +439,7 @@ func (r *reader) purge(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	stream, err := r.w.q.js.Stream(ctx, eventStream)
+	stream, err := r.stream(ctx)
 	if err != nil {
 		return err
 	}

@@ -62,3 +62,33 @@ func TestWhatTheRecordIsBeyondIsPurged(t *testing.T) {
 	drainedQueue(t, q)
 	require.Empty(t, r.events("/"), "it had it")
 }
+
+// The stream is made anew, or an older copy of it restored, while a worker reads it: what is in there is delivered, and nothing is purged that
+// was not.
+func TestAnotherStreamUnderARunningWorker(t *testing.T) {
+	url := startServer(t)
+	q := openQueue(t, url)
+	r := newReceiver(t)
+	require.NoError(t, q.SetApp(t.Context(), app("app", r.URL+"/")))
+	w := newWorker(t, q, workerConfig())
+	shares(t, w)
+	e := newEmitter(t, q)
+	const events = 40
+	for i := range events {
+		require.NoError(t, e.EmitDurable(t.Context(), "app", webhook.SubscriptionCount("old", i)))
+	}
+	drainedQueue(t, q)
+	js, err := jetstream.New(connect(t, url))
+	require.NoError(t, err)
+	require.NoError(t, js.DeleteStream(t.Context(), "WH_EV"))
+	openQueue(t, url)
+	for i := range events + 1 {
+		require.NoError(t, e.EmitDurable(t.Context(), "app", webhook.SubscriptionCount("new", i)))
+	}
+	require.True(t, settles(func() bool {
+		different, _, _ := counts(r.events("/"))
+		return len(different["new"]) == events+1
+	}), "%d, %+v", len(r.events("/"))-events, w.Stats())
+	require.Positive(t, w.Stats().Rewound)
+	drainedQueue(t, q)
+}
