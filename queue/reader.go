@@ -142,7 +142,7 @@ func (r *reader) rewind(why string, info *jetstream.StreamInfo) {
 func (r *reader) own(ctx context.Context) error {
 	rec := r.track.from
 	rec.Owner, rec.Epoch = r.w.id, r.epoch
-	if err := r.set(ctx, &rec); err != nil || r.noted.IsZero() {
+	if err := r.set(ctx, &rec); err != nil {
 		return err
 	}
 	entry, err := r.w.q.leases.Get(ctx, recordKey(r.partition))
@@ -152,7 +152,7 @@ func (r *reader) own(ctx context.Context) error {
 	if skew := time.Since(entry.Created()); skew.Abs() >= time.Second {
 		r.skew = skew
 	}
-	if entry.Created().Sub(r.noted) > cmp.Or(r.w.cfg.RetryFor, 5*time.Minute) {
+	if !r.noted.IsZero() && entry.Created().Sub(r.noted) > cmp.Or(r.w.cfg.RetryFor, 5*time.Minute) {
 		r.standing.ended = entry.Created()
 	}
 	return nil
@@ -484,14 +484,11 @@ func (r *reader) set(ctx context.Context, rec *record) error {
 	key := recordKey(r.partition)
 	revision, err := r.w.q.leases.Update(ctx, key, data, r.revision)
 	if isConflict(err) { // perhaps with a write of ours that we have not heard of
-		entry, failed := r.w.q.leases.Get(ctx, key)
+		now, failed := r.found(ctx, key)
 		if failed != nil {
 			return failed
 		}
-		if old, failed := decodeRecord(entry.Value()); failed != nil || old.Owner != r.w.id || old.Epoch != r.epoch {
-			return errTaken
-		}
-		revision, err = r.w.q.leases.Update(ctx, key, data, entry.Revision())
+		revision, err = r.w.q.leases.Update(ctx, key, data, now)
 	}
 	if isConflict(err) {
 		return errTaken
@@ -501,6 +498,21 @@ func (r *reader) set(ctx context.Context, rec *record) error {
 		r.floor.Store(rec.floor().seq())
 	}
 	return err
+}
+
+// found returns the revision of the record if it is this reader's, or 0 if there is none any more: the bucket was made anew.
+func (r *reader) found(ctx context.Context, key string) (revision uint64, err error) {
+	entry, err := r.w.q.leases.Get(ctx, key)
+	if isNotFound(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	if old, err := decodeRecord(entry.Value()); err != nil || old.Owner != r.w.id || old.Epoch != r.epoch {
+		return 0, errTaken
+	}
+	return entry.Revision(), nil
 }
 
 func schemeAndHost(raw string) string {

@@ -191,20 +191,6 @@ func (w *Worker) learn(entry watched) {
 // Format implements fmt.Formatter, for every verb: a Worker holds secrets, and prints none.
 func (w *Worker) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "queue.Worker%+v", w.Stats()) }
 
-// hooked returns the Dispatcher's config.
-func (w *Worker) hooked() webhook.Config {
-	cfg := w.cfg.Config
-	cfg.Hooks.GivenUp, cfg.Hooks.Rejected = w.givenUp, nil // what it refuses was accepted, and becomes a dead letter
-	if told := cfg.Hooks.Undelivered; told != nil {
-		cfg.Hooks.Undelivered = func(d *webhook.Delivery, err error) {
-			if !w.closing.Load() { // else it stays in the store, for the next worker
-				told(d, err)
-			}
-		}
-	}
-	return cfg
-}
-
 // givenUp makes a dead letter of a delivery.
 func (w *Worker) givenUp(d *webhook.Delivery, reason error, settle func()) {
 	events, err := eventsOf(d)

@@ -92,3 +92,20 @@ func TestAnotherStreamUnderARunningWorker(t *testing.T) {
 	require.Positive(t, w.Stats().Rewound)
 	drainedQueue(t, q)
 }
+
+// The bucket of the records is made anew while a worker has all partitions: it writes its records there.
+func TestAnotherBucketUnderARunningWorker(t *testing.T) {
+	url := startServer(t)
+	q := openQueue(t, url)
+	r := newReceiver(t)
+	require.NoError(t, q.SetApp(t.Context(), app("app", r.URL+"/")))
+	w := newWorker(t, q, workerConfig())
+	shares(t, w)
+	js, err := jetstream.New(connect(t, url))
+	require.NoError(t, err)
+	require.NoError(t, js.DeleteStream(t.Context(), "KV_WH_LEASE"))
+	q = openQueue(t, url)
+	require.NoError(t, newEmitter(t, q).EmitDurable(t.Context(), "app", webhook.SubscriptionCount("c", 1)))
+	drainedQueue(t, q)
+	require.Len(t, r.events("/"), 1)
+}
