@@ -206,16 +206,16 @@ func (q *Queue) Apps(ctx context.Context) (all []webhook.App, err error) {
 	}
 }
 
-// appNow reads an app from the engine's leader.
-func (q *Queue) appNow(ctx context.Context, id string) (a webhook.App, known, removed bool, err error) {
+// appNow reads from the engine's leader what is stored of an app: nil if nothing is.
+func (q *Queue) appNow(ctx context.Context, id string) (entry jetstream.KeyValueEntry, removed bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	entry, err := q.secrets.Get(ctx, token(id))
+	entry, err = q.secrets.Get(ctx, token(id))
 	if isNotFound(err) {
-		return a, false, false, nil
+		return nil, false, nil
 	}
 	if err == nil {
-		a, removed, err = decodeApp(entry.Value())
+		_, removed, err = decodeApp(entry.Value())
 	}
-	return a, err == nil && !removed, removed, err
+	return entry, removed, err
 }

@@ -13,7 +13,7 @@ type lease struct {
 	hold   func(context.Context) (resume func())
 
 	mu      sync.Mutex
-	acked   time.Time     // when the last sign of life that was acknowledged was sent
+	acked   time.Time     // when the last sign of life that was acknowledged was sent; zero: never
 	timer   *time.Timer   // suspends
 	lapses  int           // how often the lease was about to end
 	resume  func()        // not nil while suspended
@@ -26,10 +26,10 @@ const (
 	cancelAfter = 8
 )
 
-// newLease returns a lease that begins now.
+// newLease returns a lease that begins with the first sign of life: one who has given none is nobody whose partitions others would leave to him.
 func newLease(length time.Duration, hold func(context.Context) func()) *lease {
-	l := &lease{length: length, hold: hold, acked: time.Now()}
-	l.timer = time.AfterFunc(l.tenths(holdAfter), func() { l.suspended() })
+	l := &lease{length: length, hold: hold}
+	l.timer = time.AfterFunc(0, func() { l.suspended() })
 	return l
 }
 

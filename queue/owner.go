@@ -157,11 +157,11 @@ func (o *owner) confirm(lapse int) {
 			continue
 		}
 		all.Go(func() {
-			switch _, err := r.record(o.ctx, o.w.id, true); {
+			switch err := r.record(o.ctx, o.w.id, true); {
 			case err == nil:
 				r.confirmed = lapse
 			case errors.Is(err, errTaken):
-				o.lose(r)
+				o.lose(r, err)
 			default:
 				failed.Store(true)
 				o.w.log.limited("webhook queue: a record is not written, tried again", err)
@@ -385,11 +385,11 @@ func (o *owner) bar(n int, err error) {
 // fail is for a reader that cannot go on.
 func (o *owner) fail(r *reader, err error) {
 	switch {
-	case errors.Is(err, errTaken):
+	case errors.Is(err, errTaken), errors.Is(err, errReplaced):
 		if o.w.cfg.Alone {
 			o.w.fail(r.partition, err)
 		}
-		o.lose(r)
+		o.lose(r, err)
 	case o.w.cfg.Alone: // there is nobody to leave it to
 		o.w.fail(r.partition, err)
 	default:
@@ -398,13 +398,13 @@ func (o *owner) fail(r *reader, err error) {
 	}
 }
 
-// lose is for a partition that another worker has.
-func (o *owner) lose(r *reader) {
+// lose is for a partition that another worker has, or whose stream is another one: what this worker knows of it is worth nothing.
+func (o *owner) lose(r *reader, why error) {
 	if r.lost.Swap(true) {
 		return
 	}
 	o.w.lost.Add(1)
-	o.w.log.Warn("webhook queue: another worker has a partition", "partition", r.partition)
+	o.w.log.Warn("webhook queue: a partition is lost", "partition", r.partition, "why", why)
 	o.leave(r, func() {
 		ended, cancel := context.WithCancel(context.Background())
 		cancel()

@@ -28,9 +28,11 @@ type reader struct {
 	before   string // the owner before
 	epoch    uint64
 	revision uint64               // of the record
-	floor    atomic.Uint64        // before which everything was purged
+	floor    atomic.Uint64        // before which nothing is needed, by the record
+	purged   atomic.Uint64        // before which there is nothing any more
 	noted    time.Time            // when the record was written, by this clock
 	last     map[string]time.Time // by node: no event happened before its predecessor
+	verdicts map[string]verdict   // by app; of the message that is read
 	skew     time.Duration        // how far this clock is ahead of the engine's, if that is a second or more
 	standing standing
 
@@ -41,6 +43,9 @@ type reader struct {
 	writing  sync.Mutex // held while the record is written
 	finished bool       // nobody has the partition by it
 }
+
+// A verdict says what becomes of the events of an app that the Dispatcher does not know.
+type verdict struct{ endpoint, reason string }
 
 // A standing is that nobody was there for longer than RetryFor. Then every event would be too old to be tried twice, so they
 // count as if the first of them had happened when somebody came.
@@ -73,7 +78,7 @@ func (f *replayed) Queue(t *webhook.Ticket, endpoint string) bool {
 }
 
 // locate finds where to begin. A record of another stream, or of one that has lost its end, says nothing about what is
-// in this one: then everything is read.
+// in this one, nor does one that cannot be read: then everything is read.
 func (r *reader) locate(ctx context.Context) error {
 	stream, err := r.w.q.js.Stream(ctx, eventStream)
 	if err != nil {
@@ -90,16 +95,19 @@ func (r *reader) locate(ctx context.Context) error {
 		return fmt.Errorf("queue: record %d: %w", r.partition, err)
 	default:
 		old, err := decodeRecord(entry.Value())
-		if err != nil {
+		if errors.Is(err, errNewer) {
 			return fmt.Errorf("queue: record %d: %w", r.partition, err)
 		}
 		r.revision, r.before, r.epoch = entry.Revision(), old.Owner, old.Epoch
-		if old.Stream == nonce && old.Next.seq() <= last+1 {
+		switch {
+		case err == nil && old.Stream == nonce && old.Next.seq() <= last+1:
 			rec = old
-		} else {
-			r.w.rewound.Add(1)
-			r.w.log.Warn("webhook queue: the stream is not the one that was read last; all of it is read again",
-				"messages", info.State.Msgs, "recreated", old.Stream != nonce)
+		case err != nil:
+			r.rewind("it cannot be read", info)
+		case old.Stream != nonce:
+			r.rewind("the stream was recreated", info)
+		default:
+			r.rewind("the stream has lost its end", info)
 		}
 		r.noted = entry.Created()
 		if info.State.LastTime.After(r.noted) {
@@ -108,16 +116,22 @@ func (r *reader) locate(ctx context.Context) error {
 		r.standing.last = last
 	}
 	r.epoch++
-	r.floor.Store(max(1, first))
+	r.purged.Store(max(1, first))
 	r.track = newTracking(rec)
 	return nil
+}
+
+// rewind counts and logs that the record says nothing about the stream.
+func (r *reader) rewind(why string, info *jetstream.StreamInfo) {
+	r.w.rewound.Add(1)
+	r.w.log.Warn("webhook queue: the record is not of this stream; all of it is read again", "why", why, "partition", r.partition, "messages", info.State.Msgs)
 }
 
 // own writes that the partition is this worker's, if nobody has written the record since it was located.
 func (r *reader) own(ctx context.Context) error {
 	rec := r.track.from
 	rec.Owner, rec.Epoch = r.w.id, r.epoch
-	if err := r.set(ctx, &rec); err != nil || r.noted.IsZero() {
+	if err := r.set(ctx, &rec); err != nil {
 		return err
 	}
 	entry, err := r.w.q.leases.Get(ctx, recordKey(r.partition))
@@ -127,7 +141,7 @@ func (r *reader) own(ctx context.Context) error {
 	if skew := time.Since(entry.Created()); skew.Abs() >= time.Second {
 		r.skew = skew
 	}
-	if entry.Created().Sub(r.noted) > cmp.Or(r.w.cfg.RetryFor, 5*time.Minute) {
+	if !r.noted.IsZero() && entry.Created().Sub(r.noted) > cmp.Or(r.w.cfg.RetryFor, 5*time.Minute) {
 		r.standing.ended = entry.Created()
 	}
 	return nil
@@ -150,7 +164,7 @@ func (r *reader) stop() {
 func (r *reader) run() {
 	again(r.ctx, r.w.log, "webhook queue: not read, tried again", func() (bool, error) {
 		err := r.read()
-		if errors.Is(err, errNewer) && r.ctx.Err() == nil {
+		if (errors.Is(err, errNewer) || errors.Is(err, errReplaced)) && r.ctx.Err() == nil {
 			r.w.owner.fail(r, err)
 			return false, err
 		}
@@ -160,7 +174,7 @@ func (r *reader) run() {
 
 // read reads until something fails.
 func (r *reader) read() error {
-	stream, err := r.w.q.js.Stream(r.ctx, eventStream)
+	stream, err := r.stream(r.ctx)
 	if err != nil {
 		return err
 	}
@@ -172,6 +186,24 @@ func (r *reader) read() error {
 	return r.w.q.follow(r.ctx, stream, from, heartbeat, func() {}, func(msg jetstream.Msg, about *jetstream.MsgMetadata) error {
 		return r.handle(msg.Data(), about.Sequence.Stream, about.Timestamp)
 	})
+}
+
+// errReplaced says that the events' stream is not the one that a partition was read of, or that it has lost its end.
+var errReplaced = errors.New("queue: the stream was replaced by another one, or an older copy")
+
+// stream returns the events' stream, if it still is the one that was read so far: else its sequences mean nothing to this reader.
+func (r *reader) stream(ctx context.Context) (jetstream.Stream, error) {
+	r.track.mu.Lock()
+	next := r.track.at.seq() // before the stream is asked how far it goes
+	r.track.mu.Unlock()
+	stream, err := r.w.q.js.Stream(ctx, eventStream)
+	if err != nil {
+		return nil, err
+	}
+	if info := stream.CachedInfo(); info.Config.Metadata[nonceKey] != r.track.stream || next > info.State.LastSeq+1 {
+		return nil, errReplaced
+	}
+	return stream, nil
 }
 
 // handle has the Dispatcher take a message's events.
@@ -191,6 +223,7 @@ func (r *reader) handle(data []byte, seq uint64, stored time.Time) error {
 	}
 	stored = r.when(stored, seq, g.age)
 	began, last := stored.Add(-g.age), r.last[g.node]
+	r.verdicts = nil
 	for i := range g.items {
 		p := positionOf(seq, i)
 		one := &g.items[i]
@@ -226,22 +259,22 @@ func (r *reader) handle(data []byte, seq uint64, stored time.Time) error {
 
 // knows waits until the worker knows the apps that a node knew, unless the engine itself does not: it has an older copy of them.
 func (r *reader) knows(revision uint64) error {
-	if r.w.apps == nil {
+	if r.w.apps == nil || r.w.apps.revision() >= revision {
 		return nil
 	}
 	for {
-		ctx, cancel := context.WithTimeout(r.ctx, publishTimeout)
-		err := r.w.apps.reached(ctx, revision)
-		cancel()
-		if err == nil || r.ctx.Err() != nil {
-			return r.ctx.Err()
-		}
 		stream, err := r.w.q.js.Stream(r.ctx, "KV_"+secretBucket)
 		if err != nil {
 			return err
 		}
 		if stream.CachedInfo().State.LastSeq < revision {
 			return nil
+		}
+		ctx, cancel := context.WithTimeout(r.ctx, publishTimeout)
+		err = r.w.apps.reached(ctx, revision)
+		cancel()
+		if err == nil || r.ctx.Err() != nil {
+			return r.ctx.Err()
 		}
 	}
 }
@@ -288,21 +321,35 @@ func (r *reader) emit(p position, one *item, only string) error {
 	return nil
 }
 
-// unknown is for an event of an app that the Dispatcher does not know. It asks the engine's leader before it makes a dead letter.
+// unknown is for an event of an app that the Dispatcher does not know. The engine's leader is asked before it becomes a dead letter, once for
+// a message: all of that was emitted before.
 func (r *reader) unknown(p position, one *item, only string) error {
-	a, known, removed, err := r.w.q.appNow(r.ctx, one.app)
+	if gone, known := r.verdicts[one.app]; known {
+		return r.lay(p, one, gone.endpoint, gone.reason)
+	}
+	entry, removed, err := r.w.q.appNow(r.ctx, one.app)
+	gone := verdict{unknownApp, "no app has this id"}
 	switch {
+	case errors.Is(err, errPoison):
+		gone = verdict{invalidEvent, "what is stored of the app cannot be read"}
 	case err != nil:
 		return err
-	case known && r.w.apps != nil:
-		if err := r.w.d.SetApp(a); err != nil {
-			return r.lay(p, one, invalidEvent, err.Error())
-		}
-		return r.emit(p, one, only)
 	case removed:
-		return r.lay(p, one, removedApp, "the app was removed")
+		gone = verdict{removedApp, "the app was removed"}
+	case entry != nil && r.w.apps != nil: // it is new, and the Dispatcher is to hear of it from nobody but the watch, which knows what is newer
+		if err := r.knows(entry.Revision()); err != nil {
+			return err
+		}
+		if err := r.emit(p, one, only); !errors.Is(err, webhook.ErrUnknownApp) {
+			return err
+		}
+		gone = verdict{invalidEvent, "the worker does not take what is stored of the app"}
 	}
-	return r.lay(p, one, unknownApp, "no app has this id")
+	if r.verdicts == nil {
+		r.verdicts = make(map[string]verdict)
+	}
+	r.verdicts[one.app] = gone
+	return r.lay(p, one, gone.endpoint, gone.reason)
 }
 
 // lay makes a dead letter of an event and goes on.
@@ -358,8 +405,12 @@ func (r *reader) note() {
 // finish writes the last record, and nothing is written after it.
 func (r *reader) finish(ctx context.Context, owner string) error {
 	for {
-		err := r.writeAs(ctx, owner, true)
-		if err == nil || r.lost.Load() || errors.Is(err, errTaken) { // then it is another's
+		err := r.record(ctx, owner, true)
+		if r.lost.Load() || errors.Is(err, errTaken) { // then it is another's
+			return nil
+		}
+		if err == nil {
+			_ = r.purge(ctx) // else the next owner does it
 			return nil
 		}
 		if !sleep(ctx, 10*time.Millisecond) {
@@ -368,51 +419,54 @@ func (r *reader) finish(ctx context.Context, owner string) error {
 	}
 }
 
-func (r *reader) write(ctx context.Context, anyway bool) error { return r.writeAs(ctx, r.w.id, anyway) }
-
-// writeAs writes the record if it has changed, and has the engine forget what nobody needs any more.
-func (r *reader) writeAs(ctx context.Context, owner string, anyway bool) error {
-	floor, err := r.record(ctx, owner, anyway)
-	if err != nil {
+// write writes the record if it has changed, and has the engine forget what nobody needs any more.
+func (r *reader) write(ctx context.Context, anyway bool) error {
+	if err := r.record(ctx, r.w.id, anyway); err != nil {
 		return err
 	}
-	if floor <= 1 || floor <= r.floor.Load() { // a purge up to nothing was one of everything, in old engines
+	return r.purge(ctx)
+}
+
+// purge has the engine forget what is before the floor, if it has not yet.
+func (r *reader) purge(ctx context.Context) error {
+	floor := r.floor.Load()
+	if floor <= 1 || floor <= r.purged.Load() { // a purge up to nothing was one of everything, in old engines
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	stream, err := r.w.q.js.Stream(ctx, eventStream)
+	stream, err := r.stream(ctx)
 	if err != nil {
 		return err
 	}
 	if err := stream.Purge(ctx, jetstream.WithPurgeSubject(eventSubject(r.partition)), jetstream.WithPurgeSequence(floor)); err != nil {
 		return err
 	}
-	r.floor.Store(floor)
+	r.purged.Store(floor)
 	return nil
 }
 
-// record writes the record, and returns the first sequence that is needed.
-func (r *reader) record(ctx context.Context, owner string, anyway bool) (floor uint64, err error) {
+// record writes the record.
+func (r *reader) record(ctx context.Context, owner string, anyway bool) error {
 	r.writing.Lock()
 	defer r.writing.Unlock()
 	t := r.track
 	if r.finished {
-		return 0, nil
+		return nil
 	}
 	rec, ok := t.snapshot(owner, anyway)
 	if !ok {
-		return 0, nil
+		return nil
 	}
 	rec.Epoch = r.epoch
 	if err := r.set(ctx, &rec); err != nil {
 		t.mu.Lock()
 		t.changed = true
 		t.mu.Unlock()
-		return 0, err
+		return err
 	}
 	r.finished = owner == ""
-	return rec.floor().seq(), nil
+	return nil
 }
 
 // set writes the record if nobody else has since this reader did.
@@ -426,22 +480,35 @@ func (r *reader) set(ctx context.Context, rec *record) error {
 	key := recordKey(r.partition)
 	revision, err := r.w.q.leases.Update(ctx, key, data, r.revision)
 	if isConflict(err) { // perhaps with a write of ours that we have not heard of
-		entry, failed := r.w.q.leases.Get(ctx, key)
+		now, failed := r.found(ctx, key)
 		if failed != nil {
 			return failed
 		}
-		if old, failed := decodeRecord(entry.Value()); failed != nil || old.Owner != r.w.id || old.Epoch != r.epoch {
-			return errTaken
-		}
-		revision, err = r.w.q.leases.Update(ctx, key, data, entry.Revision())
+		revision, err = r.w.q.leases.Update(ctx, key, data, now)
 	}
 	if isConflict(err) {
 		return errTaken
 	}
 	if err == nil {
 		r.revision = revision
+		r.floor.Store(rec.floor().seq())
 	}
 	return err
+}
+
+// found returns the revision of the record if it is this reader's, or 0 if there is none any more: the bucket was made anew.
+func (r *reader) found(ctx context.Context, key string) (revision uint64, err error) {
+	entry, err := r.w.q.leases.Get(ctx, key)
+	if isNotFound(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	if old, err := decodeRecord(entry.Value()); err != nil || old.Owner != r.w.id || old.Epoch != r.epoch {
+		return 0, errTaken
+	}
+	return entry.Revision(), nil
 }
 
 func schemeAndHost(raw string) string {

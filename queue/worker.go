@@ -51,7 +51,7 @@ type WorkerStats struct {
 	Read          uint64 // events
 	Dead          uint64 // events stored as dead letters, an endpoint each
 	Poison        uint64 // messages that cannot be read, stored as dead letters
-	Rewound       uint64 // times the stream was not the one that the record is of, and everything in it was read again
+	Rewound       uint64 // times that a partition's record was not of the stream, or could not be read, and everything was read again
 	Err           error  // why the worker has left a partition for good; nil while it works
 }
 
@@ -190,20 +190,6 @@ func (w *Worker) learn(entry watched) {
 
 // Format implements fmt.Formatter, for every verb: a Worker holds secrets, and prints none.
 func (w *Worker) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "queue.Worker%+v", w.Stats()) }
-
-// hooked returns the Dispatcher's config.
-func (w *Worker) hooked() webhook.Config {
-	cfg := w.cfg.Config
-	cfg.Hooks.GivenUp, cfg.Hooks.Rejected = w.givenUp, nil // what it refuses was accepted, and becomes a dead letter
-	if told := cfg.Hooks.Undelivered; told != nil {
-		cfg.Hooks.Undelivered = func(d *webhook.Delivery, err error) {
-			if !w.closing.Load() { // else it stays in the store, for the next worker
-				told(d, err)
-			}
-		}
-	}
-	return cfg
-}
 
 // givenUp makes a dead letter of a delivery.
 func (w *Worker) givenUp(d *webhook.Delivery, reason error, settle func()) {

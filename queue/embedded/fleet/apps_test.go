@@ -2,8 +2,11 @@ package fleet
 
 import (
 	"fmt"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pusherhooks/webhook"
@@ -109,4 +112,75 @@ func TestReplaceApps(t *testing.T) {
 	again, err := q.Apps(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, all, again, "a fault changes nothing")
+}
+
+// The leader is asked once for all events of a message whose app nobody knows: a flood of them costs others of its partition no more.
+func TestAFloodForAnUnknownApp(t *testing.T) {
+	url := startServer(t)
+	q := openQueue(t, url)
+	asked, err := connect(t, url).SubscribeSync("$JS.API.STREAM.MSG.GET.KV_WH_SECRETS")
+	require.NoError(t, err)
+	require.NoError(t, asked.SetPendingLimits(-1, -1))
+	e := newEmitter(t, q)
+	const events = 20_000
+	for i := range events {
+		require.NoError(t, e.Emit("unknown", webhook.SubscriptionCount("c", i)))
+	}
+	require.NoError(t, within(20*time.Second, e.Flush))
+	w := newWorker(t, q, workerConfig())
+	require.True(t, settles(func() bool { return w.Stats().Dead == events }))
+	n, _, err := asked.Pending()
+	require.NoError(t, err)
+	require.Positive(t, n)
+	require.Less(t, n, events/100)
+}
+
+// An app of which something unreadable is stored costs its own events their way, and no others of its partition.
+func TestAnAppThatCannotBeRead(t *testing.T) {
+	url := startServer(t)
+	q, err := queue.Open(t.Context(), connect(t, url), queue.Config{Partitions: 1})
+	require.NoError(t, err)
+	r := newReceiver(t)
+	require.NoError(t, q.SetApp(t.Context(), app("other", r.URL+"/")))
+	require.NoError(t, q.SetApp(t.Context(), app("broken", r.URL+"/broken")))
+	secrets := bucket(t, url, "WH_SECRETS")
+	keys, err := secrets.Keys(t.Context())
+	require.NoError(t, err)
+	for _, key := range keys {
+		entry, err := secrets.Get(t.Context(), key)
+		require.NoError(t, err)
+		if strings.Contains(string(entry.Value()), "broken") {
+			_, err = secrets.Put(t.Context(), key, []byte("\x01{secret"))
+			require.NoError(t, err)
+		}
+	}
+	e := newEmitter(t, q)
+	require.NoError(t, e.EmitDurable(t.Context(), "broken", webhook.SubscriptionCount("c", 1)))
+	require.NoError(t, e.EmitDurable(t.Context(), "other", webhook.SubscriptionCount("c", 1)))
+	newWorker(t, q, workerConfig())
+	require.True(t, settles(func() bool { return len(r.events("/")) == 1 }))
+	require.True(t, settles(func() bool { return len(letters(t, q, queue.DeadFilter{App: "broken"})) == 1 }))
+	require.Equal(t, "_invalid", letters(t, q, queue.DeadFilter{App: "broken"})[0].Endpoint)
+}
+
+// A node knows apps of a bucket that was replaced by an older copy since: its events wait for nobody.
+func TestAnOlderCopyOfTheApps(t *testing.T) {
+	url := startServer(t)
+	q := openQueue(t, url)
+	r := newReceiver(t)
+	for range 50 {
+		require.NoError(t, q.SetApp(t.Context(), app("app", r.URL+"/old")))
+	}
+	e := knowing(t, q)
+	js, err := jetstream.New(connect(t, url))
+	require.NoError(t, err)
+	require.NoError(t, js.DeleteStream(t.Context(), "KV_WH_SECRETS"))
+	q = openQueue(t, url)
+	require.NoError(t, q.SetApp(t.Context(), app("app", r.URL+"/new")))
+	newWorker(t, q, workerConfig())
+	const events = 30
+	for i := range events {
+		require.NoError(t, e.EmitDurable(t.Context(), "app", webhook.SubscriptionCount("c", i)))
+	}
+	require.True(t, settles(func() bool { return len(r.events("/new")) == events }), "%d", len(r.events("/new")))
 }

@@ -1,0 +1,32 @@
+package fleet
+
+import (
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/stretchr/testify/require"
+)
+
+// A worker takes nothing before a sign of life of its own is stored: others would take it for gone, and have its partitions at once.
+func TestAWorkerThatCannotSayThatItIsAliveTakesNothing(t *testing.T) {
+	mute := &server.User{Username: "mute", Password: "x", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"$KV.WH_LEASE.m.*"}}}}
+	s, err := server.NewServer(&server.Options{ServerName: "one", Host: "127.0.0.1", Port: -1, NoSigs: true, NoLog: true, JetStream: true, StoreDir: t.TempDir(),
+		Users: []*server.User{mute, {Username: "any", Password: "x"}}})
+	require.NoError(t, err)
+	s.Start()
+	require.True(t, s.ReadyForConnections(10*time.Second))
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	as := func(user string) string { return strings.Replace(s.ClientURL(), "nats://", "nats://"+user+":x@", 1) }
+
+	said := &tail{}
+	cfg := workerConfig()
+	cfg.Logger = slog.New(slog.NewTextHandler(said, nil))
+	a := newWorker(t, openQueue(t, as("mute")), cfg)
+	require.True(t, settles(func() bool { return strings.Contains(said.String(), "no sign of life stored") }))
+	b := newWorker(t, openQueue(t, as("any")), workerConfig())
+	shares(t, b)
+	require.Zero(t, a.Stats().Taken)
+}
