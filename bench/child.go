@@ -34,6 +34,7 @@ var measurements = map[string]func(input []byte) (any, error){
 	"unstored":  task(measureUnstored),
 	"fill":      task(measureFill),
 	"start-up":  task(measureStartUp),
+	"way":       task(measureWay),
 }
 
 // companions serve others' measurements: each in a process of its own that gets a line of JSON, prints a line when it is

@@ -66,9 +66,9 @@ func parse(args []string) (options, error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.IntVar(&o.rounds, "rounds", 5, "how often everything is measured, in turns")
 	flags.BoolVar(&o.quick, "quick", false, "small counts and one round: to see that it works, the figures mean nothing")
-	flags.StringVar(&o.only, "only", "", "one part: emit, e2e, growth, subscribe, trouble or durable")
+	flags.StringVar(&o.only, "only", "", "one part: emit, e2e, growth, subscribe, trouble, durable or ways")
 	flags.StringVar(&o.svg, "svg", "", "write a chart of the end-to-end table to this `file`")
-	flags.StringVar(&o.dir, "dir", "", "where the durable part has its `directory`; default: that of temporary files")
+	flags.StringVar(&o.dir, "dir", "", "where the durable parts have their `directory`; default: that of temporary files")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
@@ -81,7 +81,7 @@ func parse(args []string) (options, error) {
 	case o.rounds < 1:
 		return o, errors.New("-rounds: must be at least 1")
 	case o.only != "" && !isPart(o.only):
-		return o, fmt.Errorf("-only: must be emit, e2e, growth, subscribe, trouble or durable, got %q", o.only)
+		return o, fmt.Errorf("-only: must be emit, e2e, growth, subscribe, trouble, durable or ways, got %q", o.only)
 	case o.svg != "" && !o.wants(endToEndPart):
 		return o, errors.New("-svg: the chart is of the end-to-end table, which -only leaves out")
 	}
@@ -102,6 +102,7 @@ var parts = []struct {
 	{"subscribe", func(ctx context.Context, o options) (printer, error) { return compareSubscribe(ctx, o) }},
 	{"trouble", func(ctx context.Context, o options) (printer, error) { return compareTrouble(ctx, o) }},
 	{"durable", func(ctx context.Context, o options) (printer, error) { return compareDurable(ctx, o) }},
+	{"ways", func(ctx context.Context, o options) (printer, error) { return compareWays(ctx, o) }},
 }
 
 const endToEndPart = "e2e"

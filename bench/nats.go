@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 )
 
 const natsKind = "nats"
@@ -57,6 +58,34 @@ func runNATS(in io.Reader, out io.Writer) error {
 	}
 	_, err = io.Copy(io.Discard, input)
 	return err
+}
+
+// startLocal starts a server in this process, as queue/embedded does, and connects to it.
+func startLocal(dir string, sync bool) (nc *nats.Conn, stop func(), err error) {
+	s, err := server.NewServer(&server.Options{
+		DontListen: true, NoSigs: true, NoLog: true, JetStream: true, StoreDir: dir, SyncAlways: sync, JetStreamMaxStore: 8 << 30,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	s.Start()
+	if s.ReadyForConnections(time.Minute) {
+		nc, err = nats.Connect("", nats.InProcessServer(s))
+	} else {
+		err = errors.New("nats-server: not ready")
+	}
+	stop = func() {
+		if nc != nil {
+			nc.Close()
+		}
+		s.Shutdown()
+		s.WaitForShutdown()
+	}
+	if err != nil {
+		stop()
+		return nil, nil, err
+	}
+	return nc, stop, nil
 }
 
 func (s *natsSpec) options() (*server.Options, error) {

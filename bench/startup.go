@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -28,23 +27,11 @@ type filledResult struct{ Messages, Bytes float64 }
 
 // measureFill puts the events there. Not synced, since that is not what is measured.
 func measureFill(spec startUpSpec) (result filledResult, err error) {
-	s, err := server.NewServer(&server.Options{
-		DontListen: true, NoSigs: true, NoLog: true, JetStream: true, StoreDir: filepath.Join(spec.Dir, "store"), JetStreamMaxStore: 8 << 30,
-	})
+	nc, stop, err := startLocal(filepath.Join(spec.Dir, "store"), false)
 	if err != nil {
 		return result, err
 	}
-	s.Start()
-	defer s.WaitForShutdown()
-	defer s.Shutdown()
-	if !s.ReadyForConnections(time.Minute) {
-		return result, errors.New("nats-server: not ready")
-	}
-	nc, err := nats.Connect("", nats.InProcessServer(s))
-	if err != nil {
-		return result, err
-	}
-	defer nc.Close()
+	defer stop()
 	ctx, cancel := context.WithTimeout(context.Background(), childTime)
 	defer cancel()
 	q, err := queue.Open(ctx, nc, queue.Config{Partitions: 1}) // as embedded's

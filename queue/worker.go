@@ -20,7 +20,8 @@ import (
 // WorkerConfig configures a Worker. The zero value of every field means its default.
 type WorkerConfig struct {
 	// Config is of its Dispatcher. With Apps these are the apps. Without, they are those of Queue.SetApp, also later. Hooks.GivenUp
-	// must be nil: what is given up becomes a dead letter. Hooks.Rejected is not called, see EmitterConfig. Lateness is at least half a second.
+	// must be nil: what is given up becomes a dead letter. Hooks.Rejected is not called, see EmitterConfig. Lateness is at least half a second,
+	// unless the worker is Alone: then it is for who has several nodes all the same.
 	webhook.Config
 
 	// RecordInterval is how often it is noted how far a partition has got: what ended since is delivered again after
@@ -124,7 +125,9 @@ func (c *WorkerConfig) complete() error {
 	c.RecordInterval = cmp.Or(c.RecordInterval, 100*time.Millisecond)
 	c.Lease = cmp.Or(c.Lease, 3*time.Second)
 	c.HandoverWait = cmp.Or(c.HandoverWait, 11*time.Second)
-	c.Lateness = max(c.Lateness, 500*time.Millisecond)
+	if !c.Alone {
+		c.Lateness = max(c.Lateness, 500*time.Millisecond)
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

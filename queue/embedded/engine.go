@@ -95,7 +95,9 @@ func (e *engine) InProcessConn() (net.Conn, error) {
 // its time to end.
 func (e *engine) connect() (*nats.Conn, error) {
 	nc, err := nats.Connect("", nats.InProcessServer(e), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond),
-		nats.ReconnectJitter(0, 0), nats.ReconnectBufSize(-1))
+		nats.ReconnectJitter(0, 0), nats.ReconnectBufSize(-1), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			e.logger.Debug("webhook queue: client", "error", err) // else it prints
+		}))
 	if err == nil {
 		e.mu.Lock()
 		e.conn = nc
