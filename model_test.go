@@ -26,7 +26,7 @@ import (
 )
 
 // TestModel runs apps that emit numbered events, change their webhooks, are removed and come back,
-// beside Flush, Purge, RetryNow, Redeliver and Endpoints, against a Sender whose endpoints have
+// beside Flush, Purge, Hold, RetryNow, Redeliver and Endpoints, against a Sender whose endpoints have
 // moods: they accept, fail, refuse, hang, panic and take their time. Beside it stands a model: what
 // each event became at each endpoint, and what each endpoint was sent and answered. The dispatcher
 // is held against it all the time and at the end.
@@ -260,6 +260,7 @@ type model struct {
 	delivered, undelivered, requests      int
 	purged, purgesReturned                int
 	closing, closed                       time.Time
+	held                                  time.Time // since when; zero: not
 	sinceClose                            map[*webhook.Delivery]bool
 }
 
@@ -824,6 +825,8 @@ func (m *model) checkMoment(s *site, r *record) {
 	switch {
 	case !m.closed.IsZero() && now.After(m.closed):
 		m.fault(s.app, "%v is sent after Close has returned", r)
+	case !m.held.IsZero() && now.After(m.held):
+		m.fault(s.app, "%v is sent while the dispatcher is held", r)
 	case !m.plan.slow && !m.closing.IsZero() && s.lastTry && s.lastTries > 0:
 		m.fault(s.app, "%v is a second attempt at an endpoint that was failing when Close began", r)
 	case !m.plan.slow && t.purged.Before(now) && t.purged.After(r.fates[0].life.at):
@@ -1577,7 +1580,9 @@ func (m *model) meddle(r *rand.Rand) {
 	for range steps {
 		m.plan.sleep(r, 2*m.plan.length/steps)
 		app := fmt.Sprint("app", r.IntN(m.plan.apps))
-		switch r.IntN(10) {
+		switch r.IntN(11) {
+		case 10:
+			m.hold(time.Duration(r.Int64N(int64(m.plan.length / 10))))
 		case 0, 1, 2:
 			m.flush(time.Duration(r.IntN(1000)) * time.Millisecond)
 		case 3:
@@ -1592,6 +1597,21 @@ func (m *model) meddle(r *rand.Rand) {
 			m.redeliver(m.handedBack(1 + r.IntN(5))...)
 		}
 	}
+}
+
+// hold has nothing start for a while; checkMoment looks.
+func (m *model) hold(lasts time.Duration) {
+	resume := m.d.Hold(m.t.Context())
+	m.mu.Lock()
+	m.held = time.Now()
+	m.say("", "hold")
+	m.mu.Unlock()
+	time.Sleep(lasts)
+	m.mu.Lock()
+	m.held = time.Time{}
+	m.say("", "resume")
+	m.mu.Unlock()
+	resume()
 }
 
 // flush checks that everything that was pending has ended, if Flush says so.
