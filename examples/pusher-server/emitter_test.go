@@ -131,7 +131,9 @@ func TestTwoServersDoNotShareADurableDirectory(t *testing.T) {
 	o := testOptions(t)
 	o.durable = t.TempDir()
 	_, stop := start(t, o)
-	require.ErrorIs(t, run(t.Context(), o, slog.New(slog.DiscardHandler)), embedded.ErrLocked)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	require.ErrorIs(t, run(ctx, o, slog.New(slog.DiscardHandler)), embedded.ErrLocked)
 	require.NoError(t, stop())
 }
 
