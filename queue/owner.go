@@ -28,6 +28,8 @@ type owner struct {
 	ctx    context.Context // of the loop
 	cancel context.CancelFunc
 	loop   sync.WaitGroup
+	wire   context.Context // of what is handed over
+	hurry  context.CancelFunc
 }
 
 // stuck is how long a record has not changed.
@@ -41,6 +43,7 @@ func newOwner(w *Worker) *owner {
 	o := &owner{w: w, readers: make([]atomic.Pointer[reader], n), barred: make([]atomic.Bool, n), news: make(chan struct{}, 1),
 		vacant: make([]int, n), stuck: make([]stuck, n), halt: make(chan struct{})}
 	o.ctx, o.cancel = context.WithCancel(context.Background())
+	o.wire, o.hurry = context.WithCancel(o.ctx)
 	return o
 }
 
@@ -363,7 +366,7 @@ func (o *owner) lose(r *reader, why error) {
 // handOver has another worker take a partition: when nothing of it is on the wire, and how far it has got is noted.
 func (o *owner) handOver(r *reader) {
 	o.leave(r, func() {
-		ctx, cancel := context.WithTimeout(o.ctx, o.w.cfg.HandoverWait)
+		ctx, cancel := context.WithTimeout(o.wire, o.w.cfg.HandoverWait)
 		defer cancel()
 		o.release(ctx, r)
 	})
@@ -413,6 +416,7 @@ func (o *owner) close(ctx context.Context) error {
 	}
 	wire, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
+	defer context.AfterFunc(wire, o.hurry)() // also what balance has begun to hand over
 	err := o.releaseAll(wire)
 	o.cancel()
 	o.loop.Wait()
