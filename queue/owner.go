@@ -115,19 +115,32 @@ func (o *owner) renew() (alive bool) {
 	}
 	if o.lease.suspended() {
 		clear(o.stuck) // whatever it was, others were hit too
-		for _, r := range o.all() {
-			err := r.record(ctx, o.w.id, true)
-			if err != nil && !errors.Is(err, errTaken) {
-				o.w.log.limited("webhook queue: a record is not written, tried again", err)
-				return false
-			}
-			if err != nil {
-				o.lose(r, err)
-			}
+		if !o.reclaim(ctx) {
+			return false
 		}
 	}
 	o.lease.renew(sent)
 	return true
+}
+
+// reclaim writes the record of each partition, all at once as ctx's time is short, and loses those that others have. It reports whether it knows of all.
+func (o *owner) reclaim(ctx context.Context) bool {
+	var writes sync.WaitGroup
+	var failed atomic.Bool
+	for _, r := range o.all() {
+		writes.Go(func() {
+			err := r.record(ctx, o.w.id, true)
+			switch {
+			case errors.Is(err, errTaken):
+				o.lose(r, err)
+			case err != nil:
+				failed.Store(true)
+				o.w.log.limited("webhook queue: a record is not written, tried again", err)
+			}
+		})
+	}
+	writes.Wait()
+	return !failed.Load()
 }
 
 func (o *owner) forget(gone map[string]uint64) {
@@ -199,6 +212,9 @@ func (o *owner) balance() {
 	}
 	has := len(mine)
 	for _, n := range o.order() {
+		if r := o.readers[n].Load(); r != nil && taken[n] && !r.leaving.Load() {
+			o.confirm(ctx, r)
+		}
 		if taken[n] || o.readers[n].Load() != nil || o.barred[n].Load() {
 			o.vacant[n] = 0
 			continue
@@ -215,6 +231,14 @@ func (o *owner) balance() {
 		case err != nil && ctx.Err() == nil:
 			o.w.log.limited("webhook queue: a partition is not taken, tried again", err)
 		}
+	}
+}
+
+// confirm makes sure of a partition that another worker says it has. It may have been taken because this one did not get on; if it does now it
+// would send what was delivered long ago, until it writes a record.
+func (o *owner) confirm(ctx context.Context, r *reader) {
+	if _, err := r.found(ctx); errors.Is(err, errTaken) {
+		o.lose(r, err)
 	}
 }
 
