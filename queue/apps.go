@@ -136,7 +136,7 @@ func (q *Queue) setApp(ctx context.Context, r storedRoute, app []byte) (err erro
 		switch entry, err := q.routes.Get(ctx, key); {
 		case err == nil:
 			revision = entry.Revision()
-			if old, err := decodeRoute(entry.Value()); errors.Is(err, errNewer) || err == nil && old.Revision > r.Revision {
+			if later, err := q.isLater(ctx, entry, r.Revision); later || err != nil {
 				return err
 			}
 		case !isNotFound(err):
@@ -148,8 +148,22 @@ func (q *Queue) setApp(ctx context.Context, r storedRoute, app []byte) (err erro
 	}
 }
 
+// isLater reports whether a route is of a later secret than one that was just stored: of that which is there, and not of one of before the secrets
+// were replaced by an older copy.
+func (q *Queue) isLater(ctx context.Context, route jetstream.KeyValueEntry, than uint64) (bool, error) {
+	r, err := decodeRoute(route.Value())
+	if errors.Is(err, errNewer) {
+		return false, err
+	}
+	if err != nil || r.Revision <= than {
+		return false, nil
+	}
+	secret, err := q.secrets.Get(ctx, route.Key())
+	return err == nil && secret.Revision() != than, err
+}
+
 // ReplaceApps makes these all of the queue's apps: it sets those that are new or have changed, and removes those that are not among
-// them.
+// them. It also completes what a SetApp or RemoveApp that has failed left half done.
 func (q *Queue) ReplaceApps(ctx context.Context, apps []webhook.App) error {
 	wanted := make(map[string]bool, len(apps))
 	var errs []error
@@ -159,49 +173,86 @@ func (q *Queue) ReplaceApps(ctx context.Context, apps []webhook.App) error {
 		}
 		wanted[a.ID] = true
 	}
-	stored, err := q.Apps(ctx)
+	stored, err := q.complete(ctx)
 	if err = errors.Join(append(errs, err)...); err != nil {
 		return err
 	}
-	known := make(map[string]string, len(stored))
-	for _, a := range stored {
-		b, _ := encodeApp(&a)
-		known[a.ID] = string(b)
-		if !wanted[a.ID] {
-			errs = append(errs, q.RemoveApp(ctx, a.ID))
+	for id := range stored {
+		if !wanted[id] {
+			errs = append(errs, q.RemoveApp(ctx, id))
 		}
 	}
 	for _, a := range apps {
-		if b, _ := encodeApp(&a); known[a.ID] != string(b) {
+		if b, _ := encodeApp(&a); stored[a.ID] != string(b) {
 			errs = append(errs, q.SetApp(ctx, a))
 		}
 	}
 	return errors.Join(errs...)
 }
 
+// complete returns the apps that are stored, by id, as they are: empty where the route is not that of the secret.
+func (q *Queue) complete(ctx context.Context) (map[string]string, error) {
+	routes, all := make(map[string]uint64), make(map[string]string)
+	err := each(ctx, q.routes, func(entry jetstream.KeyValueEntry) error {
+		if r, err := decodeRoute(entry.Value()); err == nil {
+			routes[entry.Key()] = r.Revision
+			if !r.Removed {
+				all[r.ID] = ""
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = each(ctx, q.secrets, func(entry jetstream.KeyValueEntry) error {
+		a, removed, err := decodeApp(entry.Value())
+		switch {
+		case err != nil || removed:
+		case routes[entry.Key()] == entry.Revision():
+			all[a.ID] = string(entry.Value())
+		default:
+			all[a.ID] = ""
+		}
+		return err
+	})
+	return all, err
+}
+
 // Apps returns the queue's apps, with their secrets, sorted by id.
 func (q *Queue) Apps(ctx context.Context) (all []webhook.App, err error) {
-	watcher, err := q.secrets.WatchAll(ctx, jetstream.IgnoreDeletes())
+	err = each(ctx, q.secrets, func(entry jetstream.KeyValueEntry) error {
+		a, removed, err := decodeApp(entry.Value())
+		if err == nil && !removed {
+			all = append(all, a)
+		}
+		return err
+	})
 	if err != nil {
-		return nil, fmt.Errorf("queue: apps: %w", err)
+		return nil, err
+	}
+	slices.SortFunc(all, func(a, b webhook.App) int { return cmp.Compare(a.ID, b.ID) })
+	return all, nil
+}
+
+// each calls f with all that is stored of apps in a bucket, until it returns an error.
+func each(ctx context.Context, bucket jetstream.KeyValue, f func(jetstream.KeyValueEntry) error) error {
+	watcher, err := bucket.WatchAll(ctx, jetstream.IgnoreDeletes())
+	if err != nil {
+		return fmt.Errorf("queue: apps: %w", err)
 	}
 	defer func() { _ = watcher.Stop() }()
 	for {
 		select {
 		case entry, ok := <-watcher.Updates():
 			if entry == nil || !ok {
-				slices.SortFunc(all, func(a, b webhook.App) int { return cmp.Compare(a.ID, b.ID) })
-				return all, ctx.Err()
+				return ctx.Err()
 			}
-			a, removed, err := decodeApp(entry.Value())
-			if err != nil {
-				return nil, fmt.Errorf("queue: an app: %w", err)
-			}
-			if !removed {
-				all = append(all, a)
+			if err := f(entry); err != nil {
+				return fmt.Errorf("queue: an app: %w", err)
 			}
 		case <-ctx.Done():
-			return nil, fmt.Errorf("queue: apps: %w", ctx.Err())
+			return fmt.Errorf("queue: apps: %w", ctx.Err())
 		}
 	}
 }

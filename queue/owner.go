@@ -29,6 +29,8 @@ type owner struct {
 	ctx    context.Context // of the loop
 	cancel context.CancelFunc
 	loops  sync.WaitGroup
+	wire   context.Context // of what is handed over
+	hurry  context.CancelFunc
 }
 
 // stuck is how long a record has not changed.
@@ -42,6 +44,7 @@ func newOwner(w *Worker) *owner {
 	o := &owner{w: w, readers: make([]atomic.Pointer[reader], n), barred: make([]atomic.Bool, n), news: make(chan struct{}, 1), again: make(chan struct{}, 1),
 		vacant: make([]int, n), stuck: make([]stuck, n), halt: make(chan struct{})}
 	o.ctx, o.cancel = context.WithCancel(context.Background())
+	o.wire, o.hurry = context.WithCancel(o.ctx)
 	return o
 }
 
@@ -231,6 +234,9 @@ func (o *owner) balance() {
 	}
 	has, began := len(mine), time.Now()
 	for _, n := range o.order() {
+		if r := o.readers[n].Load(); r != nil && taken[n] && !r.leaving.Load() {
+			o.recheck(r)
+		}
 		if taken[n] || o.readers[n].Load() != nil || o.barred[n].Load() {
 			o.vacant[n] = 0
 			continue
@@ -254,6 +260,16 @@ func (o *owner) balance() {
 		case err != nil && o.ctx.Err() == nil:
 			o.w.log.limited("webhook queue: a partition is not taken, tried again", err)
 		}
+	}
+}
+
+// recheck makes sure of a partition that another worker says it has. It may have been taken because this one did not get on; if it does now it
+// would send what was delivered long ago, until it writes a record.
+func (o *owner) recheck(r *reader) {
+	ctx, cancel := context.WithTimeout(o.ctx, publishTimeout)
+	defer cancel()
+	if _, err := r.found(ctx); errors.Is(err, errTaken) {
+		o.lose(r, err)
 	}
 }
 
@@ -415,7 +431,7 @@ func (o *owner) lose(r *reader, why error) {
 // handOver has another worker take a partition: when nothing of it is on the wire, and how far it has got is noted.
 func (o *owner) handOver(r *reader) {
 	o.leave(r, func() {
-		ctx, cancel := context.WithTimeout(o.ctx, o.w.cfg.HandoverWait)
+		ctx, cancel := context.WithTimeout(o.wire, o.w.cfg.HandoverWait)
 		defer cancel()
 		o.release(ctx, r)
 	})
@@ -465,6 +481,7 @@ func (o *owner) close(ctx context.Context) error {
 	}
 	wire, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
+	defer context.AfterFunc(wire, o.hurry)() // also what balance has begun to hand over
 	err := o.releaseAll(wire)
 	o.cancel()
 	o.loops.Wait()

@@ -480,7 +480,7 @@ func (r *reader) set(ctx context.Context, rec *record) error {
 	key := recordKey(r.partition)
 	revision, err := r.w.q.leases.Update(ctx, key, data, r.revision)
 	if isConflict(err) { // perhaps with a write of ours that we have not heard of
-		now, failed := r.found(ctx, key)
+		now, failed := r.found(ctx)
 		if failed != nil {
 			return failed
 		}
@@ -497,8 +497,8 @@ func (r *reader) set(ctx context.Context, rec *record) error {
 }
 
 // found returns the revision of the record if it is this reader's, or 0 if there is none any more: the bucket was made anew.
-func (r *reader) found(ctx context.Context, key string) (revision uint64, err error) {
-	entry, err := r.w.q.leases.Get(ctx, key)
+func (r *reader) found(ctx context.Context) (revision uint64, err error) {
+	entry, err := r.w.q.leases.Get(ctx, recordKey(r.partition))
 	if isNotFound(err) {
 		return 0, nil
 	}

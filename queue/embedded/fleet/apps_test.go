@@ -184,3 +184,47 @@ func TestAnOlderCopyOfTheApps(t *testing.T) {
 	}
 	require.True(t, settles(func() bool { return len(r.events("/new")) == events }), "%d", len(r.events("/new")))
 }
+
+// A SetApp has stored the app for workers and not what nodes need to know: ReplaceApps with the same app does that.
+func TestReplaceAppsCompletesWhatIsHalfDone(t *testing.T) {
+	url := startServer(t)
+	q := openQueue(t, url)
+	a := app("app", "http://127.0.0.1:1/")
+	a.Webhooks[0].EventTypes = []webhook.EventType{webhook.TypeChannelVacated}
+	require.NoError(t, q.ReplaceApps(t.Context(), []webhook.App{a}))
+	routes := bucket(t, url, "WH_ROUTES")
+	keys, err := routes.Keys(t.Context())
+	require.NoError(t, err)
+	require.Len(t, keys, 1)
+	before, err := routes.Get(t.Context(), keys[0])
+	require.NoError(t, err)
+	a.Webhooks[0].EventTypes = []webhook.EventType{webhook.TypeChannelOccupied}
+	require.NoError(t, q.SetApp(t.Context(), a))
+	_, err = routes.Put(t.Context(), keys[0], before.Value())
+	require.NoError(t, err)
+
+	require.NoError(t, q.ReplaceApps(t.Context(), []webhook.App{a}))
+	require.True(t, knowing(t, q).Wants("app", webhook.TypeChannelOccupied, "c"))
+	_, err = routes.Put(t.Context(), keys[0], before.Value()) // and now as if it was removed
+	require.NoError(t, err)
+	require.NoError(t, q.ReplaceApps(t.Context(), nil))
+	require.False(t, knowing(t, q).Wants("app", webhook.TypeChannelVacated, "c"))
+}
+
+// SetApp tells nodes also where the secrets are an older copy, and so of lower revisions than what nodes know.
+func TestSetAppOverAnOlderCopyOfTheApps(t *testing.T) {
+	url := startServer(t)
+	q := openQueue(t, url)
+	a := app("app", "http://127.0.0.1:1/")
+	a.Webhooks[0].EventTypes = []webhook.EventType{webhook.TypeChannelVacated}
+	for range 3 {
+		require.NoError(t, q.SetApp(t.Context(), a))
+	}
+	js, err := jetstream.New(connect(t, url))
+	require.NoError(t, err)
+	require.NoError(t, js.DeleteStream(t.Context(), "KV_WH_SECRETS"))
+	q = openQueue(t, url)
+	a.Webhooks[0].EventTypes = []webhook.EventType{webhook.TypeChannelOccupied}
+	require.NoError(t, q.SetApp(t.Context(), a))
+	require.True(t, knowing(t, q).Wants("app", webhook.TypeChannelOccupied, "c"))
+}

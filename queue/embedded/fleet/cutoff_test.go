@@ -13,12 +13,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pusherhooks/webhook"
+	"github.com/pusherhooks/webhook/queue"
 )
 
-// A wire leads to a server and can be cut: then nothing goes through, and nobody is told.
+// A wire leads to a server, can be slow, and can be cut: then nothing goes through, and nobody is told.
 type wire struct {
-	url string
-	cut atomic.Bool
+	url   string
+	cut   atomic.Bool
+	delay atomic.Int64 // of what goes through
 }
 
 func newWire(t *testing.T, to string) *wire {
@@ -76,6 +78,7 @@ func (w *wire) pass(from, to net.Conn) {
 		if swallowed {
 			return
 		}
+		time.Sleep(time.Duration(w.delay.Load()))
 		if _, err := to.Write(b[:n]); err != nil {
 			return
 		}
@@ -121,4 +124,19 @@ func TestAWorkerThatIsCutOffSendsNothing(t *testing.T) {
 	duplicates, late := l.end()
 	require.Zero(t, late)
 	t.Logf("%d events to each of 40 endpoints, %d duplicates", l.emitted, duplicates)
+}
+
+// A worker with many partitions goes on after it was cut off, also where its way to the engine is long.
+func TestAWorkerOfManyPartitionsGoesOn(t *testing.T) {
+	w := newWire(t, startServer(t))
+	q, err := queue.Open(t.Context(), connect(t, w.url), queue.Config{Partitions: 128})
+	require.NoError(t, err)
+	a := newWorker(t, q, workerConfig())
+	require.True(t, settles(func() bool { return len(a.Partitions()) == 128 }))
+	w.delay.Store(int64(20 * time.Millisecond))
+	w.cut.Store(true)
+	require.True(t, settles(func() bool { return a.Stats().Suspended }))
+	w.cut.Store(false)
+	require.True(t, settles(func() bool { return !a.Stats().Suspended }))
+	require.Len(t, a.Partitions(), 128)
 }

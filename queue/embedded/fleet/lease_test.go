@@ -30,3 +30,19 @@ func TestAWorkerThatCannotSayThatItIsAliveTakesNothing(t *testing.T) {
 	shares(t, b)
 	require.Zero(t, a.Stats().Taken)
 }
+
+// A worker whose partition was taken because it did not get on learns that from the other's signs of life, and not only when it does.
+func TestAnIdleWorkerNoticesThatAPartitionWasTaken(t *testing.T) {
+	url := startServer(t)
+	q := openQueue(t, url)
+	w := newWorker(t, q, workerConfig())
+	shares(t, w)
+	leases := bucket(t, url, "WH_LEASE")
+	_, err := leases.Put(t.Context(), "p.3", []byte("\x01{\"owner\":\"other\",\"epoch\":7}"))
+	require.NoError(t, err)
+	_, err = leases.Put(t.Context(), "m.other", []byte("\x01{\"parts\":[3,4]}"))
+	require.NoError(t, err)
+	require.True(t, settles(func() bool { return w.Stats().Lost == 1 }))
+	shares(t, w) // as nothing more is heard of the other
+	require.EqualValues(t, 1, w.Stats().Lost, "the other one is its own")
+}

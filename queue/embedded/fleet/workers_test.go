@@ -271,3 +271,21 @@ func drainedQueue(t *testing.T, q *queue.Queue) {
 		return true
 	}))
 }
+
+// Close keeps its time, also while partitions are on their way to another worker and wait for requests on the wire.
+func TestCloseWhileHandingOver(t *testing.T) {
+	q := openQueue(t, startServer(t))
+	l := newLoad(t, q, 20, 1, 0)
+	l.r.slow = time.Minute
+	a := newWorker(t, q, workerConfig())
+	shares(t, a)
+	for i := range 20 {
+		require.NoError(t, l.emitter.Emit(fmt.Sprint("app-", i), webhook.SubscriptionCount("c", 1)))
+	}
+	require.True(t, settles(func() bool { return a.Stats().Read == 20 }))
+	newWorker(t, q, workerConfig())
+	require.True(t, settles(func() bool { return len(a.Partitions()) == 8 }))
+	at := time.Now()
+	require.NoError(t, within(2*time.Second, a.Close))
+	require.Less(t, time.Since(at), 5*time.Second)
+}
