@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -15,9 +16,10 @@ const beatsPerLease = 6
 
 // A heartbeat is a worker's sign of life.
 type heartbeat struct {
-	Parts  []int `json:"parts,omitempty"`  // the partitions that it has
-	Barred int   `json:"barred,omitempty"` // how many it leaves to others for good, because a newer version wrote them
-	Left   bool  `json:"left,omitempty"`   // it has none and takes none: this is its last
+	Lease  time.Duration `json:"lease,omitempty"`  // how long it may be silent
+	Parts  []int         `json:"parts,omitempty"`  // the partitions that it has
+	Barred int           `json:"barred,omitempty"` // how many it leaves to others for good, because a newer version wrote them
+	Left   bool          `json:"left,omitempty"`   // it has none and takes none: this is its last
 }
 
 // A member is another worker.
@@ -27,21 +29,25 @@ type member struct {
 	missed   int // so many of this worker's own beats since
 }
 
-// alive reports whether a lease has not passed: the first of the beats that were missed may have come right after the sign.
-func (m *member) alive() bool { return m.missed <= beatsPerLease }
+// alive reports whether its lease has not passed: the first of the beats that were missed may have come right after the sign. One with a longer
+// lease than this worker's may miss more of its beats.
+func (s *members) alive(m *member) bool {
+	return time.Duration(m.missed) <= max(beatsPerLease, (beatsPerLease*m.Lease+s.lease-1)/s.lease)
+}
 
 // members are the other workers of a queue, as this one knows them.
 type members struct {
-	q    *Queue
-	self string
-	news chan struct{} // has one if somebody came, left or has other partitions
+	q     *Queue
+	self  string
+	lease time.Duration
+	news  chan struct{} // has one if somebody came, left or has other partitions
 
 	mu  sync.Mutex
 	all map[string]*member
 }
 
-func newMembers(q *Queue, self string) *members {
-	return &members{q: q, self: self, news: make(chan struct{}, 1), all: make(map[string]*member)}
+func newMembers(q *Queue, self string, lease time.Duration) *members {
+	return &members{q: q, self: self, lease: lease, news: make(chan struct{}, 1), all: make(map[string]*member)}
 }
 
 func memberKey(id string) string { return "m." + id }
@@ -80,10 +86,11 @@ func (s *members) count() (gone map[string]uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, m := range s.all {
-		if m.missed++; m.missed == beatsPerLease+1 {
+		was := s.alive(m)
+		if m.missed++; was && !s.alive(m) {
 			s.tell()
 		}
-		if m.Left || m.missed > 20*beatsPerLease {
+		if m.Left || m.missed > 20*beatsPerLease && !s.alive(m) {
 			delete(s.all, id)
 			gone[id] = m.revision
 		}
@@ -91,12 +98,12 @@ func (s *members) count() (gone map[string]uint64) {
 	return gone
 }
 
-// alive returns the workers that are there.
-func (s *members) alive() (all []heartbeat) {
+// there returns the workers that are there.
+func (s *members) there() (all []heartbeat) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, m := range s.all {
-		if m.alive() && !m.Left {
+		if s.alive(m) && !m.Left {
 			all = append(all, m.heartbeat)
 		}
 	}
@@ -119,7 +126,7 @@ func (s *members) isGone(ctx context.Context, id string) (bool, error) {
 	s.mu.Lock()
 	m := s.all[id]
 	known := m != nil && m.revision == entry.Revision()
-	gone := known && (m.Left || !m.alive())
+	gone := known && (m.Left || !s.alive(m))
 	s.mu.Unlock()
 	if !known {
 		s.learn(watched{memberKey(id), entry.Value(), entry.Revision()})

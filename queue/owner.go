@@ -50,7 +50,7 @@ func newOwner(w *Worker) *owner {
 // start takes all partitions if the worker is alone, and begins to look for some otherwise.
 func (o *owner) start() error {
 	if !o.w.cfg.Alone {
-		o.members = newMembers(o.w.q, o.w.id)
+		o.members = newMembers(o.w.q, o.w.id, o.w.cfg.Lease)
 		o.lease = newLease(o.w.cfg.Lease, o.w.d.Hold)
 		others := o.w.q.watch(leaseBucket, memberKey("*"), o.w.log, o.members.learn)
 		o.loop.Go(func() { others.run(o.ctx) })
@@ -150,6 +150,7 @@ func (o *owner) forget(gone map[string]uint64) {
 }
 
 func (o *owner) heartbeat() (beat heartbeat) {
+	beat.Lease = o.w.cfg.Lease
 	for n := range o.readers {
 		switch r := o.readers[n].Load(); {
 		case r != nil && !r.lost.Load():
@@ -196,7 +197,7 @@ func (o *owner) balance() {
 	}
 	ctx, cancel := context.WithTimeout(o.ctx, 2*o.interval())
 	defer cancel()
-	mine, others := o.all(), o.members.alive()
+	mine, others := o.all(), o.members.there()
 	share := (len(o.readers) + len(others)) / (len(others) + 1) // rounded up
 	lacking, taken := 0, make([]bool, len(o.readers))
 	for _, beat := range others {

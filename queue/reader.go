@@ -388,10 +388,14 @@ func (r *reader) poison(data []byte, seq uint64, err error) {
 	t.read(positionOf(seq+1, 0))
 }
 
+// shownEvery is how often a record is written that has not changed, to show that its owner gets on: within anybody's
+// lease, as there is none shorter.
+const shownEvery = time.Second
+
 // note writes the record while the reader runs: if it has changed, or to show that it gets on.
 func (r *reader) note() {
 	for written := time.Now(); sleep(r.ctx, r.w.cfg.RecordInterval); {
-		show := !r.w.cfg.Alone && time.Since(written) >= r.w.cfg.Lease && r.track.busy()
+		show := !r.w.cfg.Alone && time.Since(written) >= shownEvery && r.track.busy()
 		switch err := r.write(r.ctx, show); {
 		case err == nil && show:
 			written = time.Now()

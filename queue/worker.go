@@ -29,7 +29,7 @@ type WorkerConfig struct {
 
 	// Lease is how long a worker may be silent until others take its partitions. It stops sending when it could not say that it is
 	// alive for seven tenths of it. A shorter one means less delay after a crash, and more standstills where the
-	// network or the disk stalls. All workers of a queue must have the same. From 1s; default 3s.
+	// network or the disk stalls. Workers of a queue may have different ones. From 1s; default 3s.
 	Lease time.Duration
 
 	// HandoverWait is how long a partition that goes to another worker waits for requests that are on the wire; then they
