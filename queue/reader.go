@@ -159,8 +159,8 @@ func (r *reader) own(ctx context.Context) error {
 
 func (r *reader) start() {
 	r.ctx, r.cancel = context.WithCancel(r.w.ctx)
-	r.reading.Go(r.run)
 	r.noting.Go(r.note)
+	r.reading.Go(r.run) // which may have itself stopped
 }
 
 // stop ends the reading.

@@ -72,6 +72,7 @@ type Worker struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 	close  sync.Once
+	closed error // of Close
 
 	read, poison, rewound, taken, lost atomic.Uint64
 	closing                            atomic.Bool
@@ -250,10 +251,10 @@ const wireTime = 5 * time.Second
 // Close stops reading. One of several workers hands its partitions over: what is on the wire gets HandoverWait, or half of ctx's
 // time, to be answered. One that is Alone delivers what the Dispatcher has, for five seconds at most or half of ctx's time. Then it is noted
 // how far each partition has got. What is not delivered stays in the stream, for the next worker. Its error says that the note could not be written:
-// some will be delivered again.
-func (w *Worker) Close(ctx context.Context) (err error) {
-	w.close.Do(func() { err = w.shut(ctx) })
-	return err
+// some will be delivered again. A second call, or a concurrent one, waits for the first and returns the same.
+func (w *Worker) Close(ctx context.Context) error {
+	w.close.Do(func() { w.closed = w.shut(ctx) })
+	return w.closed
 }
 
 func (w *Worker) shut(ctx context.Context) error {
