@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -15,9 +16,10 @@ const beatsPerLease = 6
 
 // A heartbeat is a worker's sign of life.
 type heartbeat struct {
-	Parts  []int `json:"parts,omitempty"`  // the partitions that it has
-	Barred int   `json:"barred,omitempty"` // how many it leaves to others for good, because a newer version wrote them
-	Left   bool  `json:"left,omitempty"`   // it has none and takes none: this is its last
+	Lease  time.Duration `json:"lease,omitempty"`  // how long it may be silent
+	Parts  []int         `json:"parts,omitempty"`  // the partitions that it has
+	Barred int           `json:"barred,omitempty"` // how many it leaves to others for good, because a newer version wrote them
+	Left   bool          `json:"left,omitempty"`   // it has none and takes none: this is its last
 }
 
 // A member is another worker.
@@ -27,21 +29,19 @@ type member struct {
 	missed   int // so many of this worker's own beats since
 }
 
-// gone reports whether it has left, or a lease has passed: the first of the beats that were missed may have come right after the sign.
-func (m *member) gone() bool { return m.Left || m.missed > beatsPerLease }
-
 // members are the other workers of a queue, as this one knows them.
 type members struct {
-	q    *Queue
-	self string
-	news chan struct{} // has one if somebody came, left or has other partitions
+	q     *Queue
+	self  string
+	lease time.Duration
+	news  chan struct{} // has one if somebody came, left or has other partitions
 
 	mu  sync.Mutex
 	all map[string]*member
 }
 
-func newMembers(q *Queue, self string) *members {
-	return &members{q: q, self: self, news: make(chan struct{}, 1), all: make(map[string]*member)}
+func newMembers(q *Queue, self string, lease time.Duration) *members {
+	return &members{q: q, self: self, lease: lease, news: make(chan struct{}, 1), all: make(map[string]*member)}
 }
 
 func memberKey(id string) string { return "m." + id }
@@ -79,7 +79,7 @@ func (s *members) count() (gone map[string]uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, m := range s.all {
-		if m.missed++; m.gone() {
+		if m.missed++; s.gone(m) {
 			if gone == nil {
 				gone = make(map[string]uint64)
 			}
@@ -89,16 +89,22 @@ func (s *members) count() (gone map[string]uint64) {
 	return gone
 }
 
-// alive returns the workers that are there.
-func (s *members) alive() (all []heartbeat) {
+// there returns the workers that are there.
+func (s *members) there() (all []heartbeat) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, m := range s.all {
-		if !m.gone() {
+		if !s.gone(m) {
 			all = append(all, m.heartbeat)
 		}
 	}
 	return all
+}
+
+// gone reports whether a worker has left, or its lease has passed: the first of the beats that were missed may have come right after the sign. One
+// with a longer lease than this worker's may miss more of its beats. mu is held.
+func (s *members) gone(m *member) bool {
+	return m.Left || time.Duration(m.missed) > max(beatsPerLease, (beatsPerLease*m.Lease+s.lease-1)/s.lease)
 }
 
 // isGone reports whether the owner of a record is gone: whether it has left, or has been silent for a lease. The engine's leader
@@ -117,7 +123,7 @@ func (s *members) isGone(ctx context.Context, id string) (bool, error) {
 	s.mu.Lock()
 	m := s.all[id]
 	known := m != nil && m.revision == entry.Revision()
-	gone := known && m.gone()
+	gone := known && s.gone(m)
 	s.mu.Unlock()
 	if !known {
 		s.learn(watched{memberKey(id), entry.Value(), entry.Revision()})

@@ -51,7 +51,7 @@ func newOwner(w *Worker) *owner {
 // start takes all partitions if the worker is alone, and begins to look for some otherwise.
 func (o *owner) start() error {
 	if !o.w.cfg.Alone {
-		o.members = newMembers(o.w.q, o.w.id)
+		o.members = newMembers(o.w.q, o.w.id, o.w.cfg.Lease)
 		o.lease = newLease(o.w.cfg.Lease, o.w.d.Hold)
 		others := o.w.q.watch(leaseBucket, memberKey("*"), o.w.log, o.members.learn)
 		o.loops.Go(func() { others.run(o.ctx) })
@@ -177,6 +177,7 @@ func (o *owner) confirm(lapse int) {
 }
 
 func (o *owner) heartbeat() (beat heartbeat) {
+	beat.Lease = o.w.cfg.Lease
 	for n := range o.readers {
 		switch r := o.readers[n].Load(); {
 		case r != nil && !r.lost.Load():
@@ -218,7 +219,7 @@ func (o *owner) allows(ctx context.Context, app string) bool {
 
 // balance hands over what is more than this worker's share if somebody has less than his, and takes what nobody has.
 func (o *owner) balance() {
-	mine, others := o.all(), o.members.alive()
+	mine, others := o.all(), o.members.there()
 	share := (len(o.readers) + len(others)) / (len(others) + 1) // rounded up
 	lacking, taken := 0, make([]bool, len(o.readers))
 	for _, beat := range others {

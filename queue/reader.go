@@ -26,6 +26,7 @@ type reader struct {
 
 	track    *tracking
 	before   string // the owner before
+	rewound  string // why the record says nothing about the stream; empty: it does
 	epoch    uint64
 	revision uint64               // of the record
 	floor    atomic.Uint64        // before which nothing is needed, by the record
@@ -103,11 +104,11 @@ func (r *reader) locate(ctx context.Context) error {
 		case err == nil && old.Stream == nonce && old.Next.seq() <= last+1:
 			rec = old
 		case err != nil:
-			r.rewind("it cannot be read", info)
+			r.rewound = "it cannot be read"
 		case old.Stream != nonce:
-			r.rewind("the stream was recreated", info)
+			r.rewound = "the stream was recreated"
 		default:
-			r.rewind("the stream has lost its end", info)
+			r.rewound = "the stream has lost its end"
 		}
 		r.noted = entry.Created()
 		if info.State.LastTime.After(r.noted) {
@@ -121,18 +122,16 @@ func (r *reader) locate(ctx context.Context) error {
 	return nil
 }
 
-// rewind counts and logs that the record says nothing about the stream.
-func (r *reader) rewind(why string, info *jetstream.StreamInfo) {
-	r.w.rewound.Add(1)
-	r.w.log.Warn("webhook queue: the record is not of this stream; all of it is read again", "why", why, "partition", r.partition, "messages", info.State.Msgs)
-}
-
 // own writes that the partition is this worker's, if nobody has written the record since it was located.
 func (r *reader) own(ctx context.Context) error {
 	rec := r.track.from
 	rec.Owner, rec.Epoch = r.w.id, r.epoch
 	if err := r.set(ctx, &rec); err != nil {
 		return err
+	}
+	if r.rewound != "" {
+		r.w.rewound.Add(1)
+		r.w.log.Warn("webhook queue: the record is not of this stream; all of it is read again", "partition", r.partition, "why", r.rewound)
 	}
 	entry, err := r.w.q.leases.Get(ctx, recordKey(r.partition))
 	if err != nil {
@@ -149,8 +148,8 @@ func (r *reader) own(ctx context.Context) error {
 
 func (r *reader) start() {
 	r.ctx, r.cancel = context.WithCancel(r.w.ctx)
-	r.reading.Go(r.run)
 	r.noting.Go(r.note)
+	r.reading.Go(r.run) // which may have itself stopped
 }
 
 // stop ends the reading.
@@ -385,10 +384,14 @@ func (r *reader) poison(data []byte, seq uint64, err error) {
 	t.read(positionOf(seq+1, 0))
 }
 
+// shownEvery is how often a record is written that has not changed, to show that its owner gets on: within anybody's
+// lease, as there is none shorter.
+const shownEvery = time.Second
+
 // note writes the record while the reader runs: if it has changed, or to show that it gets on.
 func (r *reader) note() {
 	for written := time.Now(); sleep(r.ctx, r.w.cfg.RecordInterval); {
-		show := !r.w.cfg.Alone && time.Since(written) >= r.w.cfg.Lease && r.track.busy()
+		show := !r.w.cfg.Alone && time.Since(written) >= shownEvery && r.track.busy()
 		switch err := r.write(r.ctx, show); {
 		case err == nil && show:
 			written = time.Now()

@@ -30,7 +30,7 @@ type WorkerConfig struct {
 
 	// Lease is how long a worker may be silent until others take its partitions. It stops sending when it could not say that it is
 	// alive for seven tenths of it. A shorter one means less delay after a crash, and more standstills where the
-	// network or the disk stalls. All workers of a queue must have the same. From 1s; default 3s.
+	// network or the disk stalls. Workers of a queue may have different ones. From 1s; default 3s.
 	Lease time.Duration
 
 	// HandoverWait is how long a partition that goes to another worker waits for requests that are on the wire; then they
@@ -73,6 +73,7 @@ type Worker struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 	close  sync.Once
+	closed error // of Close
 
 	read, poison, rewound, taken, lost atomic.Uint64
 	closing                            atomic.Bool
@@ -253,10 +254,10 @@ const wireTime = 5 * time.Second
 // Close stops reading. One of several workers hands its partitions over: what is on the wire gets HandoverWait, or half of ctx's
 // time, to be answered. One that is Alone delivers what the Dispatcher has, for five seconds at most or half of ctx's time. Then it is noted
 // how far each partition has got. What is not delivered stays in the stream, for the next worker. Its error says that the note could not be written:
-// some will be delivered again.
-func (w *Worker) Close(ctx context.Context) (err error) {
-	w.close.Do(func() { err = w.shut(ctx) })
-	return err
+// some will be delivered again. A second call, or a concurrent one, waits for the first and returns the same.
+func (w *Worker) Close(ctx context.Context) error {
+	w.close.Do(func() { w.closed = w.shut(ctx) })
+	return w.closed
 }
 
 func (w *Worker) shut(ctx context.Context) error {

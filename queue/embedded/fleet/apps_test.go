@@ -228,3 +228,21 @@ func TestSetAppOverAnOlderCopyOfTheApps(t *testing.T) {
 	require.NoError(t, q.SetApp(t.Context(), a))
 	require.True(t, knowing(t, q).Wants("app", webhook.TypeChannelOccupied, "c"))
 }
+
+// What is emitted for an app that a worker does not take becomes dead letters; others of its partition are delivered.
+func TestAnAppThatTheWorkerDoesNotTake(t *testing.T) {
+	q, err := queue.Open(t.Context(), connect(t, startServer(t)), queue.Config{Partitions: 1})
+	require.NoError(t, err)
+	r := newReceiver(t)
+	require.NoError(t, q.SetApp(t.Context(), app("large", r.URL+"/1", r.URL+"/2")))
+	require.NoError(t, q.SetApp(t.Context(), app("other", r.URL+"/")))
+	cfg := workerConfig()
+	cfg.MaxWebhooks = 1
+	newWorker(t, q, cfg)
+	e := newEmitter(t, q)
+	require.NoError(t, e.EmitDurable(t.Context(), "large", webhook.SubscriptionCount("c", 1)))
+	require.NoError(t, e.EmitDurable(t.Context(), "other", webhook.SubscriptionCount("c", 1)))
+	require.True(t, settles(func() bool { return len(r.events("/")) == 1 }))
+	require.True(t, settles(func() bool { return len(letters(t, q, queue.DeadFilter{App: "large"})) == 1 }))
+	require.Equal(t, "_invalid", letters(t, q, queue.DeadFilter{App: "large"})[0].Endpoint)
+}

@@ -140,3 +140,29 @@ func TestAWorkerOfManyPartitionsGoesOn(t *testing.T) {
 	require.True(t, settles(func() bool { return !a.Stats().Suspended }))
 	require.Len(t, a.Partitions(), 128)
 }
+
+// Close of a worker that is cut off, with requests on the wire, keeps its time and says that it could not note how far it has got. The next
+// worker delivers all.
+func TestCloseWhileCutOff(t *testing.T) {
+	server := startServer(t)
+	q := openQueue(t, server)
+	w := newWire(t, server)
+	l := newLoad(t, q, 20, 1, 0)
+	l.r.slow = time.Minute
+	a := newWorker(t, openQueue(t, w.url), workerConfig())
+	shares(t, a)
+	l.run(10 * time.Millisecond)
+	require.True(t, settles(func() bool { return a.Stats().Read > 100 }))
+	w.cut.Store(true)
+	require.True(t, settles(func() bool { return a.Stats().Suspended }))
+	at := time.Now()
+	require.ErrorContains(t, within(time.Second, a.Close), "queue: record")
+	require.ErrorContains(t, within(time.Second, a.Close), "queue: record", "twice")
+	require.Less(t, time.Since(at), 6*time.Second)
+	l.r.mu.Lock()
+	l.r.slow = 0
+	l.r.mu.Unlock()
+	newWorker(t, q, workerConfig())
+	_, late := l.end()
+	require.Zero(t, late)
+}

@@ -46,3 +46,23 @@ func TestAnIdleWorkerNoticesThatAPartitionWasTaken(t *testing.T) {
 	shares(t, w) // as nothing more is heard of the other
 	require.EqualValues(t, 1, w.Stats().Lost, "the other one is its own")
 }
+
+// Workers may have different leases, as while a new one is rolled out: nobody is gone before his own is over.
+func TestWorkersOfDifferentLeases(t *testing.T) {
+	q := openQueue(t, startServer(t))
+	l := newLoad(t, q, 20, 2, 4)
+	long, short := workerConfig(), workerConfig()
+	long.Lease, short.Lease = 10*time.Second, time.Second
+	a := newWorker(t, q, long)
+	shares(t, a)
+	b := newWorker(t, q, short)
+	shares(t, a, b)
+	taken := a.Stats().Taken + b.Stats().Taken
+	l.run(20 * time.Millisecond)
+	require.True(t, settles(func() bool { return l.r.numbers() > 36*250 }), "for five seconds")
+	duplicates, late := l.end()
+	require.Zero(t, duplicates+late)
+	require.Equal(t, taken, a.Stats().Taken+b.Stats().Taken)
+	require.NoError(t, within(10*time.Second, a.Close))
+	shares(t, b)
+}

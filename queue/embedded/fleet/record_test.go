@@ -109,3 +109,17 @@ func TestAnotherBucketUnderARunningWorker(t *testing.T) {
 	drainedQueue(t, q)
 	require.Len(t, r.events("/"), 1)
 }
+
+// A record that is of another stream counts when its partition is taken, and not each time that somebody looks whether he may.
+func TestARewoundPartitionCountsOnce(t *testing.T) {
+	url := startServer(t)
+	q := openQueue(t, url)
+	leases := bucket(t, url, "WH_LEASE")
+	_, err := leases.Put(t.Context(), "p.3", []byte("\x01{\"stream\":\"another\",\"owner\":\"other\",\"epoch\":7}"))
+	require.NoError(t, err)
+	_, err = leases.Put(t.Context(), "m.other", []byte("\x01{}"))
+	require.NoError(t, err)
+	w := newWorker(t, q, workerConfig())
+	shares(t, w)
+	require.EqualValues(t, 1, w.Stats().Rewound)
+}
