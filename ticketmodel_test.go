@@ -135,6 +135,8 @@ func (s *stub) Held(*webhook.Ticket) {
 	}
 }
 
+func (s *stub) Remembered(t *webhook.Ticket) { s.Held(t) }
+
 func (s *stub) Ended(t *webhook.Ticket, endpoint string) {
 	s.m.mu.Lock()
 	defer s.m.mu.Unlock()
