@@ -21,8 +21,8 @@ var errDropped = errors.New("webhook: dropped")
 // error that wraps ctx's if a second after it was cancelled a Send or a hook has still not returned.
 //
 // The caller emits nothing for these apps meanwhile. Afterwards it may: it will be sent in order, and behind what may still
-// be on the wire. What was given up before Drop, and Hooks.GivenUp has not settled, may still be settled, and its tickets
-// end.
+// be on the wire. Two kinds of tickets may end later: those of what was given up before Drop and Hooks.GivenUp has not
+// settled, and, where Drop has returned an error, those of what is accepted after all.
 //
 // apps is called for each app that has something pending, on this goroutine, and no lock is held.
 func (d *Dispatcher) Drop(ctx context.Context, apps func(appID string) bool) error {

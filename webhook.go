@@ -558,20 +558,9 @@ func (e *endpoint) purge(why error) []loss {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for l := range e.existing() {
-		l.current.doom(why)
-		for _, b := range l.queue {
-			b.doom(why)
-			if b.division != nil {
-				b.division.part.doom(why)
-			}
+		if b := l.current; b != nil && b.doomed != errDropped { // what was dropped stays so
+			b.doomed = why
 		}
 	}
 	return e.loseAll(why)
-}
-
-// doom has a batch, which may be nil, given up unless it arrives. What was dropped stays so.
-func (b *batch) doom(why error) {
-	if b != nil && b.doomed != errDropped {
-		b.doomed = why
-	}
 }
