@@ -5,11 +5,12 @@ import (
 	"errors"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
 // heartbeatEvery is how often the engine says that it has nothing new: if it has not for twice as long, whoever follows a stream asks
-// again. One engine in this process ends its connections when it stops.
+// again. When one engine in this process stops, that ends the connection.
 const (
 	heartbeatEvery = time.Second
 	heartbeatAlone = 10 * time.Second
@@ -25,6 +26,8 @@ var errGap = errors.New("queue: a message did not come")
 // where he is, and asks for what is behind that the next time. (jetstream's own ordered consumer does that too, but waits up to twenty
 // seconds for an engine that has no leader and then has one again.) caughtUp is called when there was nothing to hand over at first.
 func (q *Queue) follow(ctx context.Context, stream jetstream.Stream, from jetstream.ConsumerConfig, heartbeat time.Duration, caughtUp func(), handle func(jetstream.Msg, *jetstream.MsgMetadata) error) error {
+	connected := q.nc.StatusChanged(nats.CONNECTED)
+	defer q.nc.RemoveStatusListener(connected)
 	from.AckPolicy, from.MemoryStorage, from.Replicas, from.InactiveThreshold = jetstream.AckNonePolicy, true, 1, time.Minute
 	create, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
@@ -44,8 +47,16 @@ func (q *Queue) follow(ctx context.Context, stream jetstream.Stream, from jetstr
 	if err != nil {
 		return err
 	}
-	defer messages.Stop()
-	defer context.AfterFunc(ctx, messages.Stop)()
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		defer messages.Stop()
+		select {
+		case <-connected: // to an engine that may have forgotten the consumer
+		case <-ctx.Done():
+		case <-ended:
+		}
+	}()
 	if consumer.CachedInfo().NumPending == 0 {
 		caughtUp()
 	}

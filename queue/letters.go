@@ -110,6 +110,7 @@ func (l *letters) add(n note, events []webhook.Event, stored func()) {
 			l.waiting = append(l.waiting, one)
 		}
 		before := len(one.group)
+		events[i].Node = "" // of no use to whoever gets it later
 		one.group = appendEvent(one.group, n.App, &events[i], 0)
 		one.events++
 		l.bytes += len(one.group) - before

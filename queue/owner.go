@@ -524,10 +524,7 @@ func (o *owner) releaseAll(ctx context.Context) error {
 
 func (o *owner) closeAlone(ctx context.Context) error {
 	all := o.all()
-	for _, r := range all {
-		r.stop()
-	}
-	o.w.deliver(ctx)
+	o.w.deliver(ctx, all)
 	var errs []error
 	for _, r := range all {
 		errs = append(errs, r.finish(ctx, o.w.id))

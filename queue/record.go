@@ -229,6 +229,13 @@ func (t *tracking) busy() bool {
 	return len(t.lanes)+len(t.held)+len(t.seen) > 0
 }
 
+// reached is the sequence that is read next.
+func (t *tracking) reached() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.at.seq()
+}
+
 // snapshot returns the record of this moment, or false if it is the one of before and is not wanted anyway.
 func (t *tracking) snapshot(owner string, anyway bool) (record, bool) {
 	t.reading.Lock()

@@ -248,13 +248,11 @@ func (w *Worker) Stats() WorkerStats {
 	return s
 }
 
-// wireTime is how long Close waits for what the Dispatcher has to deliver.
-const wireTime = 5 * time.Second
-
 // Close stops reading. One of several workers hands its partitions over: what is on the wire gets HandoverWait, or half of ctx's
-// time, to be answered. One that is Alone delivers what the Dispatcher has, for five seconds at most or half of ctx's time. Then it is noted
-// how far each partition has got. What is not delivered stays in the stream, for the next worker. Its error says that the note could not be written:
-// some will be delivered again. A second call, or a concurrent one, waits for the first and returns the same.
+// time, to be answered. One that is Alone reads the rest and sends it, and waits for the answers for five seconds at most or half of ctx's
+// time, but not for endpoints that fail. Then it is noted how far each partition has got. What is not delivered stays in the stream, for the
+// next worker. Its error says that the note could not be written: some will be delivered again. A second call, or a concurrent one, waits for the
+// first and returns the same.
 func (w *Worker) Close(ctx context.Context) error {
 	w.close.Do(func() { w.closed = w.shut(ctx) })
 	return w.closed
@@ -272,18 +270,6 @@ func (w *Worker) shut(ctx context.Context) error {
 		w.own.CloseIdleConnections()
 	}
 	return err
-}
-
-// deliver has the Dispatcher deliver what it has, for a while.
-func (w *Worker) deliver(ctx context.Context) {
-	limit := wireTime
-	if deadline, ok := ctx.Deadline(); ok {
-		limit = min(limit, time.Until(deadline)/2)
-	}
-	wire, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	_ = w.d.Close(wire) // what it hands back is in the stream
-	w.letters.wait(ctx)
 }
 
 // errTaken says that somebody else has written the record.

@@ -253,8 +253,9 @@ func (l *Local) Stats() Stats {
 	return Stats{Emitter: l.Emitter.Stats(), Worker: l.worker.Stats(), Starts: starts, Err: err}
 }
 
-// Close refuses events, has those that were accepted stored, delivers for five seconds at most and closes the store. It returns
-// nil also when events are pending in there: they are delivered after the next Open. When ctx ends before everything accepted
+// Close refuses events, has those that were accepted stored, sends what was not sent yet and closes the store. It waits for the
+// answers, for five seconds at most or half of ctx's time, but not for retries. It returns nil also when events are pending in the
+// store: they are delivered after the next Open. When ctx ends before everything accepted
 // is stored, its error says how many events that concerns. Where the store was deleted it is ErrDeleted. A second call, or a concurrent one, waits for the first.
 func (l *Local) Close(ctx context.Context) error {
 	l.closing.Do(func() {

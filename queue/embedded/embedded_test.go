@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -256,9 +257,9 @@ func note(seen map[string]map[int]bool, channel string, n int) {
 	seen[channel][n] = true
 }
 
-// killed runs a child for some time and returns the last number of each channel that it said was stored. before, if not nil,
-// is called before the child is killed.
-func killed(t *testing.T, dir, url, dead string, first int, after time.Duration, before func()) map[string]int {
+// killed runs a child for some time and returns the last number of each channel that it said was stored. With cut that is called
+// before the child is killed, and what it says later does not count.
+func killed(t *testing.T, dir, url, dead string, first int, after time.Duration, cut func()) map[string]int {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "EMBEDDED_CHILD="+dir, "EMBEDDED_URL="+url, "EMBEDDED_DEAD="+dead, fmt.Sprint("EMBEDDED_FIRST=", first))
@@ -266,7 +267,17 @@ func killed(t *testing.T, dir, url, dead string, first int, after time.Duration,
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	last, began := map[string]int{}, false
+	var mu sync.Mutex
+	last, atCut, began := map[string]int{}, map[string]int(nil), false
+	end := func() {
+		if cut != nil {
+			mu.Lock()
+			atCut = maps.Clone(last)
+			mu.Unlock()
+			cut()
+		}
+		_ = cmd.Process.Kill()
+	}
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
 		var channel string
@@ -274,19 +285,19 @@ func killed(t *testing.T, dir, url, dead string, first int, after time.Duration,
 		if _, err := fmt.Sscan(lines.Text(), &channel, &n); err != nil {
 			require.Fail(t, "the child says", lines.Text())
 		}
+		mu.Lock()
 		last[channel] = n
+		mu.Unlock()
 		if !began {
 			began = true
-			time.AfterFunc(after, func() {
-				if before != nil {
-					before()
-				}
-				_ = cmd.Process.Kill()
-			})
+			time.AfterFunc(after, end)
 		}
 	}
 	require.True(t, began, "the child stored nothing")
 	require.Error(t, cmd.Wait(), "it was killed")
+	if cut != nil {
+		return atCut
+	}
 	return last
 }
 

@@ -22,13 +22,13 @@ type engine struct {
 	dir    string
 	limit  int64
 	logger *slog.Logger
+	places map[string]os.FileInfo // directories that have to stay what they are
 
 	mu      sync.Mutex
 	current *server.Server
 	conn    *nats.Conn // see connect
 	starts  int
-	places  map[string]os.FileInfo // directories that have to stay what they are
-	lost    error                  // that one of them has not; then the engine is not started again
+	lost    error // one of the places has not stayed; then the engine is not started again
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -45,7 +45,6 @@ func startEngine(ctx context.Context, dir string, limit int64, logger *slog.Logg
 		e.cancel()
 		return nil, err
 	}
-	e.done.Go(e.watch)
 	return e, nil
 }
 
@@ -117,7 +116,7 @@ const (
 
 // watch starts the engine again when it does not work.
 func (e *engine) watch() {
-	next, wait := time.Now(), restartWaitMin
+	next, wait, ill := time.Now(), restartWaitMin, 0
 	for sleep(e.ctx, watchEvery) {
 		if err := e.deleted(); err != nil {
 			e.logger.Error("webhook queue: nothing is stored any more", "error", err)
@@ -131,7 +130,10 @@ func (e *engine) watch() {
 		if err == nil && now.After(next.Add(wait)) {
 			wait = restartWaitMin
 		}
-		if err == nil || now.Before(next) {
+		if ill++; err == nil {
+			ill = 0
+		}
+		if ill < 2 || now.Before(next) {
 			continue
 		}
 		e.logger.Error("webhook queue: the engine is started again", "reason", err)
@@ -144,7 +146,7 @@ func (e *engine) watch() {
 }
 
 // fault is why the engine has to be started again. One that could not write, as when the disk was full, does not
-// write any more by itself.
+// write any more by itself. While a stream is being made it is missing, for a moment.
 func (e *engine) fault() error {
 	e.mu.Lock()
 	s := e.current
@@ -161,31 +163,26 @@ func (e *engine) fault() error {
 	return nil
 }
 
-// keep has the engine notice when one of these files and directories, or one of its streams', is not there any more or
+// keep has the engine started again when it does not work, and has it notice when one of these files and directories, or one of its streams', is not there any more or
 // another one. The engine itself does not: it goes on to write into files that nobody will find again.
 func (e *engine) keep(paths ...string) error {
 	streams, err := filepath.Glob(filepath.Join(e.dir, "jetstream", "*", "streams", "*"))
 	if err != nil {
 		return err
 	}
-	places := make(map[string]os.FileInfo)
+	e.places = make(map[string]os.FileInfo)
 	for _, path := range append(paths, streams...) {
-		if places[path], err = os.Stat(path); err != nil {
+		if e.places[path], err = os.Stat(path); err != nil {
 			return err
 		}
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.places = places
+	e.done.Go(e.watch)
 	return nil
 }
 
 // deleted returns ErrDeleted if something is not there any more that keep has seen.
 func (e *engine) deleted() error {
-	e.mu.Lock()
-	places := e.places // not changed any more
-	e.mu.Unlock()
-	for path, was := range places {
+	for path, was := range e.places {
 		now, err := os.Stat(path)
 		if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(was, now) {
 			return fmt.Errorf("%w: %s", ErrDeleted, path)
