@@ -14,9 +14,13 @@ func partitionOf(app string, partitions int) int {
 	if partitions == 1 {
 		return 0
 	}
+	return int(appHash(app) % uint32(partitions))
+}
+
+func appHash(app string) uint32 {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(app))
-	return int(h.Sum32() % uint32(partitions))
+	return h.Sum32()
 }
 
 // A PartitionStatus says how far a partition has got, as of its record.

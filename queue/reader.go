@@ -24,18 +24,19 @@ type reader struct {
 	gone      chan struct{} // closed when it has left
 	confirmed int           // the last lapse of the lease since which it was found to be this worker's
 
-	track    *tracking
-	before   string // the owner before
-	rewound  string // why the record says nothing about the stream; empty: it does
-	epoch    uint64
-	revision uint64               // of the record
-	floor    atomic.Uint64        // before which nothing is needed, by the record
-	purged   atomic.Uint64        // before which there is nothing any more
-	noted    time.Time            // when the record was written, by this clock
-	last     map[string]time.Time // by node: no event happened before its predecessor
-	verdicts map[string]verdict   // by app; of the message that is read
-	skew     time.Duration        // how far this clock is ahead of the engine's, if that is a second or more
-	standing standing
+	track     *tracking
+	before    string // the owner before
+	rewound   string // why the record says nothing about the stream; empty: it does
+	epoch     uint64
+	revision  uint64                     // of the record
+	floor     atomic.Uint64              // before which nothing is needed, by the record
+	purged    atomic.Uint64              // before which there is nothing any more
+	noted     time.Time                  // when the record was written, by this clock
+	last      map[string]time.Time       // by node: no event happened before its predecessor
+	verdicts  map[string]verdict         // by app; of the message that is read
+	endpoints map[string]map[string]bool // by app; likewise
+	skew      time.Duration              // how far this clock is ahead of the engine's, if that is a second or more
+	standing  standing
 
 	ctx      context.Context
 	cancel   context.CancelFunc
@@ -222,7 +223,7 @@ func (r *reader) handle(data []byte, seq uint64, stored time.Time) error {
 	}
 	stored = r.when(stored, seq, g.age)
 	began, last := stored.Add(-g.age), r.last[g.node]
-	r.verdicts = nil
+	r.verdicts, r.endpoints = nil, nil
 	for i := range g.items {
 		p := positionOf(seq, i)
 		one := &g.items[i]
@@ -299,6 +300,7 @@ func (r *reader) emit(p position, one *item, only string) error {
 		t.read(p + 1)
 		return nil
 	}
+	t.app = one.app
 	// If it is untimed it has passed the rules before.
 	ticket := &webhook.Ticket{Follower: t, Position: uint64(p), Untimed: only != "" || again && !t.timed(p)}
 	var f *replayed
@@ -314,10 +316,32 @@ func (r *reader) emit(p position, one *item, only string) error {
 		r.dead(p, one, invalidEvent, err.Error())
 	case f != nil && !f.found && t.wants(only, p): // else it was one before
 		r.dead(p, one, only, "the app has no such endpoint any more, or it does not want the event")
+	case again && only == "":
+		for _, endpoint := range t.unfinished(one.app, p) {
+			if !r.isThere(one.app, endpoint) {
+				r.dead(p, one, endpoint, "the app has no such endpoint any more")
+			}
+		}
 	}
 	r.w.read.Add(1)
 	t.read(p + 1)
 	return nil
+}
+
+// isThere reports whether an app has an endpoint. It is asked once for a message.
+func (r *reader) isThere(app, endpoint string) bool {
+	all, known := r.endpoints[app]
+	if !known {
+		all = make(map[string]bool)
+		for _, e := range r.w.d.Endpoints(app) {
+			all[e.ID] = true
+		}
+		if r.endpoints == nil {
+			r.endpoints = make(map[string]map[string]bool)
+		}
+		r.endpoints[app] = all
+	}
+	return all[endpoint]
 }
 
 // unknown is for an event of an app that the Dispatcher does not know. The engine's leader is asked before it becomes a dead letter, once for
@@ -366,6 +390,7 @@ func (r *reader) lay(p position, one *item, endpoint, reason string) error {
 // the event, if any: it may be a letter although they had.
 func (r *reader) dead(p position, one *item, endpoint, reason string) {
 	t := r.track
+	t.app = one.app
 	t.queue(endpoint, p)
 	r.w.letters.add(note{App: one.app, Endpoint: endpoint, Reason: reason}, []webhook.Event{one.event}, func() { t.end(endpoint, p) })
 }
@@ -378,6 +403,7 @@ func (r *reader) poison(data []byte, seq uint64, err error) {
 	if p >= t.at && t.wants(poison, p) {
 		r.w.poison.Add(1)
 		r.w.log.Error("webhook queue: a message cannot be read, and becomes a dead letter", "sequence", seq, "bytes", len(data), "error", err)
+		t.app = ""
 		t.queue(poison, p)
 		r.w.letters.addRaw(err.Error(), append([]byte(nil), data...), func() { t.end(poison, p) })
 	}

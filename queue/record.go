@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/pusherhooks/webhook"
@@ -19,6 +20,7 @@ type record struct {
 	Epoch  uint64              `json:"epoch"`  // of the owner: one more than that of the one before
 	Next   position            `json:"next"`
 	Pend   map[string]position `json:"pend,omitempty"` // endpoint: its first unfinished position
+	Apps   map[string]uint32   `json:"apps,omitempty"` // pend's endpoints: a hash of whose they are
 	Held   []position          `json:"held,omitempty"`
 	Late   position            `json:"late,omitempty"` // from here on timing rules have to see events again, to compare later ones with them; 0: nowhere
 }
@@ -73,6 +75,7 @@ func (r *record) bounded(most int) {
 	slices.Sort(all)
 	r.Next = min(r.Next, all[most])
 	maps.DeleteFunc(r.Pend, func(_ string, p position) bool { return p >= r.Next })
+	maps.DeleteFunc(r.Apps, func(endpoint string, _ uint32) bool { _, pending := r.Pend[endpoint]; return !pending })
 	r.Held = slices.DeleteFunc(r.Held, func(p position) bool { return p >= r.Next })
 }
 
@@ -80,28 +83,32 @@ func (r *record) bounded(most int) {
 // timing rule cancels ends in one record, and so does what an event brings about at several endpoints.
 type tracking struct {
 	reading sync.Mutex
+	app     string // whose event that is; of who holds reading
 
 	mu      sync.Mutex
 	stream  string
-	from    record            // where this owner began
-	wasHeld map[position]bool // from.Held
-	pending position          // the first of from.Pend, or from.Next
-	at      position          // everything before was read
+	from    record              // where this owner began
+	wasHeld map[position]bool   // from.Held
+	pending position            // the first of from.Pend, or from.Next
+	byApp   map[uint32][]string // from.Apps
+	at      position            // everything before was read
 	lanes   map[string]*queued
-	held    map[position]bool
-	seen    map[position]bool // timing rules compare later events with these
+	held    map[position]uint32 // and a hash of whose they are
+	seen    map[position]bool   // timing rules compare later events with these
 	changed bool
 }
 
 // A queued is what an endpoint has not finished, in order; late are those that came after a later one: they were held.
 type queued struct {
+	app   uint32
 	order []position
 	ended map[position]bool
 	late  map[position]bool
 }
 
 func newTracking(r record) *tracking {
-	t := &tracking{stream: r.Stream, from: r, at: r.floor(), wasHeld: make(map[position]bool), lanes: make(map[string]*queued), held: make(map[position]bool), seen: make(map[position]bool)}
+	t := &tracking{stream: r.Stream, from: r, at: r.floor(), wasHeld: make(map[position]bool), lanes: make(map[string]*queued), held: make(map[position]uint32), seen: make(map[position]bool),
+		byApp: make(map[uint32][]string)}
 	for _, p := range r.Held {
 		t.wasHeld[p] = true
 	}
@@ -109,7 +116,22 @@ func newTracking(r record) *tracking {
 	for _, p := range r.Pend {
 		t.pending = min(t.pending, p)
 	}
+	for endpoint, app := range r.Apps {
+		if !strings.HasPrefix(endpoint, "_") { // else it is none, see unknownApp
+			t.byApp[app] = append(t.byApp[app], endpoint)
+		}
+	}
 	return t
+}
+
+// unfinished returns the endpoints of an app that had not had an event when an earlier owner noted it.
+func (t *tracking) unfinished(app string, p position) (all []string) {
+	for _, endpoint := range t.byApp[appHash(app)] {
+		if first, pending := t.from.Pend[endpoint]; pending && first <= p && p < t.from.Next && !t.wasHeld[p] {
+			all = append(all, endpoint)
+		}
+	}
+	return all
 }
 
 // again reports whether an event was read by an earlier owner, and if so whether anybody still needs it.
@@ -125,13 +147,18 @@ func (t *tracking) timed(p position) bool {
 	return t.wasHeld[p] || t.from.Late > 0 && t.from.Late <= p
 }
 
-// wants reports whether an endpoint has not had an event, as far as the record tells.
+// wants reports whether an endpoint has not had an event, as far as the record tells. Of what was becoming a letter that names no endpoint, because
+// the app was not there, any may not have had it.
 func (t *tracking) wants(endpoint string, p position) bool {
 	if p >= t.from.Next || t.wasHeld[p] {
 		return true
 	}
-	first, pending := t.from.Pend[endpoint]
-	return pending && first <= p
+	for _, one := range [...]string{endpoint, unknownApp, removedApp, invalidEvent} {
+		if first, pending := t.from.Pend[one]; pending && first <= p {
+			return true
+		}
+	}
+	return false
 }
 
 func (t *tracking) queue(endpoint string, p position) {
@@ -139,7 +166,11 @@ func (t *tracking) queue(endpoint string, p position) {
 	defer t.mu.Unlock()
 	q := t.lanes[endpoint]
 	if q == nil {
-		q = &queued{}
+		app, held := t.held[p] // then reading may be somebody else's
+		if !held {
+			app = appHash(t.app)
+		}
+		q = &queued{app: app}
 		t.lanes[endpoint] = q
 	}
 	if n := len(q.order); n == 0 || q.order[n-1] < p {
@@ -180,7 +211,7 @@ func (t *tracking) end(endpoint string, p position) {
 func (t *tracking) hold(p position) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.held[p] = true
+	t.held[p] = appHash(t.app)
 }
 
 func (t *tracking) remember(p position) {
@@ -246,9 +277,9 @@ func (t *tracking) snapshot(owner string, anyway bool) (record, bool) {
 		return record{}, false
 	}
 	t.changed = false
-	r := record{Stream: t.stream, Owner: owner, Next: max(t.at, t.from.Next), Pend: make(map[string]position, len(t.lanes))}
+	r := record{Stream: t.stream, Owner: owner, Next: max(t.at, t.from.Next), Pend: make(map[string]position, len(t.lanes)), Apps: make(map[string]uint32, len(t.lanes))}
 	for endpoint, q := range t.lanes {
-		r.Pend[endpoint] = q.first()
+		r.Pend[endpoint], r.Apps[endpoint] = q.first(), q.app
 	}
 	for p := range t.held {
 		r.Held = append(r.Held, p)
@@ -260,7 +291,7 @@ func (t *tracking) snapshot(owner string, anyway bool) (record, bool) {
 		for endpoint, first := range t.from.Pend {
 			first = max(first, t.at)
 			if now, pending := r.Pend[endpoint]; !pending || first < now {
-				r.Pend[endpoint] = first
+				r.Pend[endpoint], r.Apps[endpoint] = first, t.from.Apps[endpoint]
 			}
 		}
 		for _, p := range t.from.Held {

@@ -165,3 +165,31 @@ func TestWhatARuleRemembersIsSeenAgainAndGoesToNobody(t *testing.T) {
 	after, _ := second.snapshot("second", false)
 	require.Equal(t, p(9), after.floor())
 }
+
+// A record says whose the endpoints are that have something unfinished: at the next owner they may be none of the app's any more.
+func TestARecordSaysWhoseItsEndpointsAre(t *testing.T) {
+	tr := newTracking(record{Stream: "s", Next: 1})
+	tr.app = "a"
+	tr.queue("old", 1)
+	tr.hold(2)
+	tr.app = "b"
+	tr.queue("of b", 3)
+	tr.queue("held", 2) // when its time is over, while b's is read
+	tr.queue(unknownApp, 3)
+	tr.read(4)
+	rec, _ := tr.snapshot("w", true)
+	rec.Held = nil
+	next := newTracking(rec)
+	require.ElementsMatch(t, []string{"old", "held"}, next.unfinished("a", 3))
+	require.Equal(t, []string{"old"}, next.unfinished("a", 1))
+	require.Equal(t, []string{"of b"}, next.unfinished("b", 3))
+	again, _ := next.snapshot("x", true)
+	require.Equal(t, rec.Apps, again.Apps, "also when nothing was read yet")
+}
+
+// What became a letter of an app that nobody knew, and was not stored, is for all if the app is known now.
+func TestWhatWasUnknownIsForAll(t *testing.T) {
+	tr := newTracking(record{Stream: "s", Next: 9, Pend: map[string]position{unknownApp: 5}})
+	require.True(t, tr.wants("e", 5))
+	require.False(t, tr.wants("e", 4))
+}
