@@ -47,14 +47,13 @@ type at struct {
 
 // A stub is the model's part of a ticket.
 type stub struct {
-	m       *ticketModel
-	app     string
-	life    int             // of the app, which ends with each Drop
-	open    map[string]bool // endpoints where it was queued and has not ended
-	ended   int
-	done    bool
-	channel string
-	ticket  webhook.Ticket
+	m      *ticketModel
+	app    string
+	life   int             // of the app, which ends with each Drop
+	open   map[string]bool // endpoints where it was queued and has not ended
+	ended  int
+	done   bool
+	ticket webhook.Ticket
 }
 
 type ticketModel struct {
@@ -77,7 +76,6 @@ type ticketModel struct {
 	queued    int            // pairs of an event and an endpoint
 	delivered int
 	givenUp   int
-	resumes   []func()
 }
 
 func newTicketModel(t *testing.T, seed uint64) *ticketModel {
@@ -180,22 +178,21 @@ func (m *ticketModel) numbers(d *webhook.Delivery) (numbers []int, channels []st
 	return numbers, channels
 }
 
-func (m *ticketModel) send(ctx context.Context, d *webhook.Delivery) (err error) {
+func (m *ticketModel) send(ctx context.Context, d *webhook.Delivery) error {
 	numbers, channels := m.numbers(d)
 	endpoint := d.EndpointID()
 	m.mu.Lock()
-	single := len(numbers) == 1 && m.aside[at{endpoint, numbers[0]}]
+	defer m.mu.Unlock()
 	for _, since := range m.held {
 		if time.Now().After(since) {
 			m.fault("%v is sent while the dispatcher is held", d)
 		}
 	}
-	for _, channel := range slices.Compact(slices.Sorted(slices.Values(channels))) {
-		if m.wire[endpoint+channel] > 0 && !single {
-			m.fault("%v is sent beside another of channel %s", d, channel)
-		}
-		if !single {
-			m.wire[endpoint+channel]++
+	if len(numbers) > 1 || !m.aside[at{endpoint, numbers[0]}] { // else others pass it
+		for _, channel := range slices.Compact(slices.Sorted(slices.Values(channels))) {
+			if m.wire[endpoint+channel]++; m.wire[endpoint+channel] > 1 {
+				m.fault("%v is sent beside another of channel %s", d, channel)
+			}
 			defer func() { m.wire[endpoint+channel]-- }()
 		}
 	}
@@ -204,17 +201,20 @@ func (m *ticketModel) send(ctx context.Context, d *webhook.Delivery) (err error)
 		how, deaf = 11, false
 	}
 	m.mu.Unlock()
-	defer m.mu.Unlock()
+	cut := false
 	if deaf {
 		time.Sleep(3 * takes)
 	} else {
 		select {
 		case <-time.After(takes):
 		case <-ctx.Done():
-			how = 0
+			cut = true
 		}
 	}
 	m.mu.Lock()
+	if cut {
+		return ctx.Err()
+	}
 	return m.answer(endpoint, how, numbers, channels)
 }
 
