@@ -10,11 +10,8 @@ import (
 )
 
 // heartbeatEvery is how often the engine says that it has nothing new: if it has not for twice as long, whoever follows a stream asks
-// again. When one engine in this process stops, that ends the connection.
-const (
-	heartbeatEvery = time.Second
-	heartbeatAlone = 10 * time.Second
-)
+// again.
+const heartbeatEvery = time.Second
 
 // prefetched bounds the messages that were asked for and not handled.
 const prefetched = 4 << 20
@@ -25,7 +22,7 @@ var errGap = errors.New("queue: a message did not come")
 // follow hands a stream's messages over, in order and without a gap, until something fails. Nothing is acknowledged: whoever follows knows
 // where he is, and asks for what is behind that the next time. (jetstream's own ordered consumer does that too, but waits up to twenty
 // seconds for an engine that has no leader and then has one again.) caughtUp is called when there was nothing to hand over at first.
-func (q *Queue) follow(ctx context.Context, stream jetstream.Stream, from jetstream.ConsumerConfig, heartbeat time.Duration, caughtUp func(), handle func(jetstream.Msg, *jetstream.MsgMetadata) error) error {
+func (q *Queue) follow(ctx context.Context, stream jetstream.Stream, from jetstream.ConsumerConfig, caughtUp func(), handle func(jetstream.Msg, *jetstream.MsgMetadata) error) error {
 	connected := q.nc.StatusChanged(nats.CONNECTED)
 	defer q.nc.RemoveStatusListener(connected)
 	from.AckPolicy, from.MemoryStorage, from.Replicas, from.InactiveThreshold = jetstream.AckNonePolicy, true, 1, time.Minute
@@ -43,7 +40,7 @@ func (q *Queue) follow(ctx context.Context, stream jetstream.Stream, from jetstr
 	}()
 	// The client has room for a thousand messages and drops what finds none. The engine answers a request with one more, that it is done:
 	// so there is only one at a time. If the last message is dropped all the same, no heartbeat comes either.
-	messages, err := consumer.Messages(jetstream.PullMaxMessagesWithBytesLimit(1000, prefetched), jetstream.PullThresholdMessages(1), jetstream.PullHeartbeat(heartbeat))
+	messages, err := consumer.Messages(jetstream.PullMaxMessagesWithBytesLimit(1000, prefetched), jetstream.PullThresholdMessages(1), jetstream.PullHeartbeat(heartbeatEvery))
 	if err != nil {
 		return err
 	}

@@ -179,11 +179,7 @@ func (r *reader) read() error {
 		return err
 	}
 	from := jetstream.ConsumerConfig{FilterSubject: eventSubject(r.partition), DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(1, r.track.at.seq())}
-	heartbeat := heartbeatEvery
-	if r.w.cfg.Alone {
-		heartbeat = heartbeatAlone
-	}
-	return r.w.q.follow(r.ctx, stream, from, heartbeat, func() {}, func(msg jetstream.Msg, about *jetstream.MsgMetadata) error {
+	return r.w.q.follow(r.ctx, stream, from, func() {}, func(msg jetstream.Msg, about *jetstream.MsgMetadata) error {
 		return r.handle(msg.Data(), about.Sequence.Stream, about.Timestamp)
 	})
 }

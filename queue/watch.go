@@ -52,7 +52,7 @@ func (w *watch) follow(ctx context.Context) error {
 	if seen := w.revision(); seen > 0 && seen <= last {
 		from.DeliverPolicy, from.OptStartSeq = jetstream.DeliverByStartSequencePolicy, seen+1
 	}
-	return w.q.follow(ctx, stream, from, heartbeatEvery, func() { w.told(last, true) }, func(msg jetstream.Msg, about *jetstream.MsgMetadata) error {
+	return w.q.follow(ctx, stream, from, func() { w.told(last, true) }, func(msg jetstream.Msg, about *jetstream.MsgMetadata) error {
 		w.tell(watched{msg.Subject()[len(prefix):], msg.Data(), about.Sequence.Stream})
 		w.told(about.Sequence.Stream, about.NumPending == 0)
 		return nil
