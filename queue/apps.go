@@ -108,8 +108,8 @@ func (q *Queue) SetApp(ctx context.Context, a webhook.App) error {
 	return nil
 }
 
-// RemoveApp removes an app for all nodes and workers, and its secret with it. What is queued for it becomes dead letters of the endpoint
-// "_removed".
+// RemoveApp removes an app for all nodes and workers, and its secret with it; its id stays in the buckets. What a worker has read for it is still
+// delivered, what is queued behind that becomes dead letters of the endpoint "_removed".
 func (q *Queue) RemoveApp(ctx context.Context, id string) error {
 	b, err := versioned(storedApp{ID: id, Removed: true})
 	if err == nil {

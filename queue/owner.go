@@ -233,34 +233,40 @@ func (o *owner) balance() {
 	for i := range min(lacking, len(mine)-share) {
 		o.handOver(mine[len(mine)-1-i])
 	}
-	has, began := len(mine), time.Now()
+	o.takeVacant(share-len(mine), taken)
+}
+
+// takeVacant takes so many partitions that nobody says he has, and those that nobody has had for a lease: who should have them cannot
+// read them.
+func (o *owner) takeVacant(most int, taken []bool) {
+	var takes sync.WaitGroup
 	for _, n := range o.order() {
-		if r := o.readers[n].Load(); r != nil && taken[n] && !r.leaving.Load() {
-			o.recheck(r)
+		r := o.readers[n].Load()
+		if r != nil && taken[n] && !r.leaving.Load() {
+			takes.Go(func() { o.recheck(r) })
 		}
-		if taken[n] || o.readers[n].Load() != nil || o.barred[n].Load() {
-			o.vacant[n] = 0
-			continue
-		}
-		if has >= share && o.vacant[n] <= beatsPerLease { // then those who should have it cannot read it
-			continue
-		}
-		if time.Since(began) > o.w.cfg.Lease { // have a look at everything again
-			o.soon()
-			return
-		}
-		ctx, cancel := context.WithTimeout(o.ctx, publishTimeout)
-		took, err := o.take(ctx, n, func(r *reader) (bool, error) { return o.members.isGone(ctx, r.before) })
-		cancel()
 		switch {
-		case took:
-			has++
+		case taken[n] || r != nil || o.barred[n].Load():
 			o.vacant[n] = 0
-		case errors.Is(err, errNewer):
-			o.bar(n, err)
-		case err != nil && o.ctx.Err() == nil:
-			o.w.log.limited("webhook queue: a partition is not taken, tried again", err)
+		case most > 0 || o.vacant[n] > beatsPerLease:
+			most--
+			takes.Go(func() { o.takeIfGone(n) })
 		}
+	}
+	takes.Wait()
+}
+
+func (o *owner) takeIfGone(n int) {
+	ctx, cancel := context.WithTimeout(o.ctx, publishTimeout)
+	defer cancel()
+	took, err := o.take(ctx, n, func(r *reader) (bool, error) { return o.members.isGone(ctx, r.before) })
+	switch {
+	case took:
+		o.vacant[n] = 0
+	case errors.Is(err, errNewer):
+		o.bar(n, err)
+	case err != nil && o.ctx.Err() == nil:
+		o.w.log.limited("webhook queue: a partition is not taken, tried again", err)
 	}
 }
 

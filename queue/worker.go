@@ -20,7 +20,8 @@ import (
 // WorkerConfig configures a Worker. The zero value of every field means its default.
 type WorkerConfig struct {
 	// Config is of its Dispatcher. With Apps these are the apps. Without, they are those of Queue.SetApp, also later. Hooks.GivenUp
-	// must be nil: what is given up becomes a dead letter. Hooks.Rejected is not called, see EmitterConfig. Lateness is at least half a second,
+	// must be nil: what is given up becomes a dead letter. Hooks.Rejected is not called, see EmitterConfig. Hooks.Undelivered must return at once: a partition may
+	// wait for it. Lateness is at least half a second,
 	// unless the worker is Alone: then it is for who has several nodes all the same.
 	webhook.Config
 
