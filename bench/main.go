@@ -2,7 +2,7 @@
 // Everything runs on this machine and speaks over the loopback interface only; the one thing that is fetched
 // is soketi's package, with npm, once.
 //
-//	go run .                       # everything: twenty minutes
+//	go run .                       # everything: forty minutes
 //	go run . -only e2e -svg a.svg  # one part, and the chart of it
 //	go run . -quick                # small counts, one round: does it still work?
 //

@@ -38,6 +38,11 @@ func (q *Queue) follow(ctx context.Context, stream jetstream.Stream, from jetstr
 		defer cancel()
 		_ = stream.DeleteConsumer(gone, name) // else it goes by itself
 	}()
+	// In a cluster the server that we talk to may not know yet where the consumer is, and drops the first request. An answer from there comes
+	// behind that news.
+	if _, err := consumer.Info(create); err != nil {
+		return err
+	}
 	// The client has room for a thousand messages and drops what finds none. The engine answers a request with one more, that it is done:
 	// so there is only one at a time. If the last message is dropped all the same, no heartbeat comes either.
 	messages, err := consumer.Messages(jetstream.PullMaxMessagesWithBytesLimit(1000, prefetched), jetstream.PullThresholdMessages(1), jetstream.PullHeartbeat(heartbeatEvery))
