@@ -120,6 +120,7 @@ func (r *reader) locate(ctx context.Context) error {
 	r.epoch++
 	r.purged.Store(max(1, first))
 	r.track = newTracking(rec)
+	r.track.overflow = &r.w.overflow
 	return nil
 }
 
@@ -304,7 +305,9 @@ func (r *reader) emit(p position, one *item, only string) error {
 		f = &replayed{tracking: t, only: only}
 		ticket.Follower = f
 	}
+	t.emits(p)
 	err := r.w.d.EmitTicket(one.app, one.event, ticket)
+	spilled := t.emitted()
 	switch {
 	case errors.Is(err, webhook.ErrClosed), errors.Is(err, webhook.ErrUnknownApp):
 		return err
@@ -318,6 +321,9 @@ func (r *reader) emit(p position, one *item, only string) error {
 				r.dead(p, one, endpoint, "the app has no such endpoint any more")
 			}
 		}
+	}
+	for _, n := range spilled {
+		r.w.letters.add(n, []webhook.Event{one.event}, func() { t.end(n.Endpoint, p) })
 	}
 	r.w.read.Add(1)
 	t.read(p + 1)

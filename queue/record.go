@@ -96,6 +96,10 @@ type tracking struct {
 	held    map[position]uint32 // and a hash of whose they are
 	seen    map[position]bool   // timing rules compare later events with these
 	changed bool
+
+	overflow *overflow // nil: none
+	emitting position  // the event that enters the dispatcher, or 0
+	spilled  []note    // for its endpoints that are full
 }
 
 // A queued is what an endpoint has not finished, in order; late are those that came after a later one: they were held.
@@ -197,7 +201,10 @@ func (t *tracking) end(endpoint string, p position) {
 		if q.ended == nil {
 			q.ended = make(map[position]bool)
 		}
-		q.ended[p] = true
+		if q.ended[p] = true; len(q.ended) > 64 && len(q.ended) > len(q.order)/2 { // as where all but the first few become letters
+			q.order = slices.DeleteFunc(q.order, func(p position) bool { return q.ended[p] })
+			q.ended = nil
+		}
 	}
 	for len(q.order) > 0 && q.ended[q.order[0]] {
 		delete(q.ended, q.order[0])
@@ -236,12 +243,43 @@ func (t *tracking) Queue(ticket *webhook.Ticket, endpoint string) bool {
 		return false
 	}
 	t.queue(endpoint, p)
-	return true
+	return !t.spills(endpoint, p)
+}
+
+// emits is called before an event enters the dispatcher, and emitted afterwards: it returns what has to become a letter.
+func (t *tracking) emits(p position) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.emitting, t.spilled = p, t.spilled[:0]
+}
+
+func (t *tracking) emitted() []note {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.emitting = 0
+	return t.spilled
+}
+
+// spills reports whether an event is not to be queued because its endpoint is full. One that a timing rule has held is not known any more.
+func (t *tracking) spills(endpoint string, p position) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.overflow == nil || p != t.emitting {
+		return false
+	}
+	n, isFull := t.overflow.of(t.app, endpoint)
+	if isFull {
+		t.spilled = append(t.spilled, n)
+	}
+	return isFull
 }
 
 func (t *tracking) Held(ticket *webhook.Ticket)       { t.hold(position(ticket.Position)) }
 func (t *tracking) Remembered(ticket *webhook.Ticket) { t.remember(position(ticket.Position)) }
 func (t *tracking) Ended(ticket *webhook.Ticket, endpoint string) {
+	if t.overflow != nil {
+		t.overflow.unset(endpoint)
+	}
 	t.end(endpoint, position(ticket.Position))
 }
 func (t *tracking) Done(ticket *webhook.Ticket) { t.done(position(ticket.Position)) }

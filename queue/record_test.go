@@ -120,6 +120,26 @@ func TestNoRecordSwallowsAnything(t *testing.T) {
 	}
 }
 
+// A dead endpoint's first event may end long after many others that have found no room: they leave nothing behind.
+func TestWhatHasEndedTakesNoMemory(t *testing.T) {
+	tr := newTracking(record{Stream: "s", Next: 1})
+	tr.queue("e", 1)
+	for p := position(2); p < 100_000; p++ {
+		tr.queue("e", p)
+		if p > 1000 {
+			tr.end("e", p-999)
+		}
+		q := tr.lanes["e"]
+		require.Less(t, len(q.order)+len(q.ended), 4000)
+	}
+	require.EqualValues(t, 1, tr.lanes["e"].first())
+	for p := position(99_001); p < 100_000; p++ {
+		tr.end("e", p)
+	}
+	tr.end("e", 1)
+	require.Empty(t, tr.lanes)
+}
+
 // What was held comes after later events, and is its endpoint's first unfinished position all the same.
 func TestALateEventIsTheFirstUnfinished(t *testing.T) {
 	tr := newTracking(record{Stream: "s", Next: 1})

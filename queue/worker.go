@@ -59,16 +59,17 @@ type WorkerStats struct {
 
 // A Worker reads the events of its share of the partitions and has a Dispatcher deliver them.
 type Worker struct {
-	q       *Queue
-	d       *webhook.Dispatcher
-	cfg     WorkerConfig
-	id      string
-	log     *limitedLog
-	letters *letters
-	apps    *watch // nil with cfg.Apps
-	owner   *owner
-	sender  webhook.Sender
-	own     *webhook.HTTPSender // if it made its sender itself
+	q        *Queue
+	d        *webhook.Dispatcher
+	cfg      WorkerConfig
+	id       string
+	log      *limitedLog
+	letters  *letters
+	overflow overflow
+	apps     *watch // nil with cfg.Apps
+	owner    *owner
+	sender   webhook.Sender
+	own      *webhook.HTTPSender // if it made its sender itself
 
 	ctx    context.Context // of everything but the reading
 	cancel context.CancelFunc
@@ -153,7 +154,8 @@ func (w *Worker) dispatcherConfig() webhook.Config {
 	cfg.Hooks.Rejected = nil // what the Dispatcher refuses was accepted before, and becomes a dead letter
 	if told := cfg.Hooks.Undelivered; told != nil {
 		cfg.Hooks.Undelivered = func(d *webhook.Delivery, err error) {
-			if !w.closing.Load() { // else it stays in the store, for the next worker
+			full := errors.Is(err, webhook.ErrQueueFull) // of which few come by the Dispatcher, see overflow
+			if !full && !w.closing.Load() {              // else it stays in the store, for the next worker
 				told(d, err)
 			}
 		}
@@ -202,7 +204,11 @@ func (w *Worker) givenUp(d *webhook.Delivery, reason error, settle func()) {
 	if err != nil { // the Dispatcher made it
 		panic(err)
 	}
-	w.letters.add(note{App: d.AppID, Endpoint: d.EndpointID(), URL: schemeAndHost(d.URL), Reason: bounded(reason.Error())}, events, settle)
+	n := note{App: d.AppID, Endpoint: d.EndpointID(), URL: schemeAndHost(d.URL), Reason: bounded(reason.Error())}
+	if errors.Is(reason, webhook.ErrQueueFull) {
+		w.overflow.set(n)
+	}
+	w.letters.add(n, events, settle)
 }
 
 // bounded is a text that may come from an endpoint or a Sender, as it is stored.
