@@ -150,7 +150,8 @@ func (q *Queue) replay(ctx context.Context, letter *DeadLetter) error {
 		data = appendEvent(data, letter.App, &letter.Events[i], 0)
 	}
 	msg := &nats.Msg{Subject: eventSubject(partitionOf(letter.App, q.partitions)), Data: data}
-	return q.publish(ctx, msg, fmt.Sprintf("replay.%d.%d", letter.ID, letter.Time.UnixNano()))
+	_, err := q.publish(ctx, msg, fmt.Sprintf("replay.%d.%d", letter.ID, letter.Time.UnixNano()))
+	return err
 }
 
 // PurgeDead deletes dead letters and returns how many.

@@ -19,9 +19,13 @@ import (
 
 // EmitterConfig configures an Emitter. The zero value of every field means its default.
 type EmitterConfig struct {
-	// MaxBufferedBytes bounds what is accepted and not stored yet. One app may hold as much as is still free; one that
-	// is alone may hold seven eighths, and one that holds less than 64 KiB all that is free. Default 64 MiB.
+	// MaxBufferedBytes bounds what is accepted and not stored yet, or with Worker not read yet. One app may hold as much as is still
+	// free; one that is alone may hold seven eighths, and one that holds less than 64 KiB all that is free. Default 64 MiB.
 	MaxBufferedBytes int64
+
+	// Worker is one that is Alone, if it is in this process. Then an app that emits more than can be read is refused before others
+	// have to wait for long behind it.
+	Worker *Worker
 
 	// MaxEventBytes is the largest event, its app's id included; at most 256 KiB, which is the default.
 	MaxEventBytes int
@@ -48,7 +52,7 @@ type EmitterStats struct {
 	Accepted      uint64 // events for which Emit or EmitDurable were, or are going to be, nil
 	Durable       uint64 // of these, stored
 	Unsynced      uint64 // of these, not stored yet
-	UnsyncedBytes int64  // memory they hold, at most MaxBufferedBytes
+	UnsyncedBytes int64  // memory that these hold, at most MaxBufferedBytes
 	Refused       uint64 // events for which they returned an error
 	Retries       uint64 // attempts to store that failed
 }
@@ -67,7 +71,7 @@ type Emitter struct {
 	cancel   context.CancelFunc
 	watching sync.WaitGroup
 
-	bytes                               atomic.Int64
+	held, unsynced                      atomic.Int64 // bytes: of all shares, and of what is not stored
 	accepted, durable, refused, retries atomic.Uint64
 	refusals                            refusals
 }
@@ -76,6 +80,7 @@ type Emitter struct {
 // next one fills meanwhile, as in a database's group commit.
 type part struct {
 	e       *Emitter
+	n       int // its number
 	subject string
 	hurry   chan struct{} // has one if the next group shall not linger
 
@@ -85,6 +90,7 @@ type part struct {
 	due     time.Duration // since Emitter.began, when the next group has lingered
 	storing *filling
 	waiting []*filling // the last one takes events
+	unread  []unread
 	shares  map[string]*share
 	spares  []*share
 	done    sync.WaitGroup
@@ -136,7 +142,7 @@ func (q *Queue) NewEmitter(cfg EmitterConfig) (*Emitter, error) {
 	e := &Emitter{q: q, cfg: cfg, node: rand.Text(), began: time.Now()}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	for i := range q.partitions {
-		e.parts = append(e.parts, &part{e: e, subject: eventSubject(i), hurry: make(chan struct{}, 1), shares: make(map[string]*share)})
+		e.parts = append(e.parts, &part{e: e, n: i, subject: eventSubject(i), hurry: make(chan struct{}, 1), shares: make(map[string]*share)})
 	}
 	if cfg.Known == nil || cfg.Wants == nil {
 		e.follow()
@@ -242,12 +248,11 @@ func (p *part) take(app string, ev *webhook.Event, follow bool) (<-chan struct{}
 	if p.closed {
 		return nil, webhook.ErrClosed
 	}
-	s := p.shares[app]
-	own := int64(0)
-	if s != nil {
-		own = s.own
+	s, own := p.own(app)
+	if !p.fits(n, own) && p.giveBack() {
+		s, own = p.own(app)
 	}
-	if int64(n) > room(p.e.cfg.MaxBufferedBytes, p.e.bytes.Load(), own) {
+	if !p.fits(n, own) {
 		return nil, errFull
 	}
 	now := time.Since(p.e.began)
@@ -267,7 +272,8 @@ func (p *part) take(app string, ev *webhook.Event, follow bool) (<-chan struct{}
 	g.events++
 	g.parts[s.at].bytes += int64(n)
 	s.own += int64(n)
-	p.e.bytes.Add(int64(n))
+	p.e.held.Add(int64(n))
+	p.e.unsynced.Add(int64(n))
 	p.e.accepted.Add(1)
 	if !p.running {
 		p.running = true
@@ -278,6 +284,17 @@ func (p *part) take(app string, ev *webhook.Event, follow bool) (<-chan struct{}
 		return nil, nil
 	}
 	return p.follow(g), nil
+}
+
+func (p *part) own(app string) (s *share, bytes int64) {
+	if s = p.shares[app]; s != nil {
+		bytes = s.own
+	}
+	return s, bytes
+}
+
+func (p *part) fits(n int, own int64) bool {
+	return int64(n) <= room(p.e.cfg.MaxBufferedBytes, p.e.held.Load(), own)
 }
 
 // room is how much an app that holds own may still take where held of limit bytes are taken. It is the rule of
@@ -344,10 +361,14 @@ func (p *part) run() {
 	for {
 		p.linger()
 		g := p.next()
-		if g == nil || p.store(g) != nil { // Close has ended
+		if g == nil {
 			return
 		}
-		p.ended(g)
+		seq, err := p.store(g)
+		if err != nil { // Close has ended
+			return
+		}
+		p.ended(g, seq)
 	}
 }
 
@@ -395,9 +416,9 @@ func (p *part) next() *filling {
 	return p.storing
 }
 
-// store has the engine store a group, however often that has to be tried. The message's id is the same each time, so an
+// store has the engine store a group, however often that has to be tried, and returns its sequence. The message's id is the same each time, so an
 // engine that has stored it without our hearing of it does not store it twice.
-func (p *part) store(g *filling) error {
+func (p *part) store(g *filling) (seq uint64, err error) {
 	msg := &nats.Msg{Subject: p.subject, Data: g.buf}
 	id, logged := rand.Text(), time.Time{}
 	if p.e.known != nil {
@@ -405,20 +426,20 @@ func (p *part) store(g *filling) error {
 	}
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		setAge(g.buf, time.Since(p.e.began)-g.began)
-		err := p.e.q.publish(p.e.ctx, msg, id)
+		seq, err := p.e.q.publish(p.e.ctx, msg, id)
 		if err == nil {
-			return nil
+			return seq, nil
 		}
 		if p.e.ctx.Err() != nil {
-			return p.e.ctx.Err()
+			return 0, p.e.ctx.Err()
 		}
 		p.e.retries.Add(1)
 		if time.Since(logged) > 10*time.Second {
 			logged = time.Now()
-			p.e.cfg.Logger.Error("webhook queue: not stored, tried again", "events", g.events, "buffered_bytes", p.e.bytes.Load(), "error", err)
+			p.e.cfg.Logger.Error("webhook queue: not stored, tried again", "events", g.events, "buffered_bytes", p.e.unsynced.Load(), "error", err)
 		}
 		if !sleep(p.e.ctx, wait) {
-			return p.e.ctx.Err()
+			return 0, p.e.ctx.Err()
 		}
 	}
 }
@@ -436,26 +457,21 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // ended accounts for a group that is stored.
-func (p *part) ended(g *filling) {
+func (p *part) ended(g *filling, seq uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.storing = nil
+	p.unread = append(p.unread, unread{seq, g.parts})
 	for _, a := range g.parts {
-		p.e.bytes.Add(-a.bytes)
-		if a.share.own -= a.bytes; a.share.own == 0 {
-			delete(p.shares, a.share.app)
-			*a.share = share{}
-			if len(p.spares) < 1024 {
-				p.spares = append(p.spares, a.share)
-			}
-		}
+		a.share.last = nil
+		p.e.unsynced.Add(-a.bytes)
 	}
+	p.giveBack()
 	p.e.durable.Add(uint64(g.events))
 	if g.stored != nil {
 		close(g.stored)
 	}
-	clear(g.parts)
-	*g = filling{buf: g.buf, parts: g.parts[:0]}
+	*g = filling{buf: g.buf}
 	fillings.Put(g)
 }
 
@@ -506,22 +522,23 @@ func (e *Emitter) Close(ctx context.Context) error {
 
 // Stats returns the counts of this moment.
 func (e *Emitter) Stats() EmitterStats {
-	s := EmitterStats{Durable: e.durable.Load(), UnsyncedBytes: e.bytes.Load(), Refused: e.refused.Load(), Retries: e.retries.Load()}
+	s := EmitterStats{Durable: e.durable.Load(), UnsyncedBytes: e.unsynced.Load(), Refused: e.refused.Load(), Retries: e.retries.Load()}
 	s.Accepted = e.accepted.Load()
 	s.Unsynced = s.Accepted - s.Durable
 	return s
 }
 
-// publish has the engine store a message.
-func (q *Queue) publish(ctx context.Context, msg *nats.Msg, id string) error {
+// publish has the engine store a message, and returns its sequence.
+func (q *Queue) publish(ctx context.Context, msg *nats.Msg, id string) (seq uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	_, err := q.js.PublishMsg(ctx, msg, jetstream.WithMsgID(id))
-	return err
+	ack, err := q.js.PublishMsg(ctx, msg, jetstream.WithMsgID(id))
+	if err != nil {
+		return 0, err
+	}
+	return ack.Sequence, nil
 }
 
-// publishTimeout is how long an answer may take. Where the leader of three servers has gone nobody answers what it had
-// been asked, and the next one is asked soon.
 const publishTimeout = 2 * time.Second
 
 // isNotFound reports whether an engine has no such thing.

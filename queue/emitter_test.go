@@ -59,7 +59,7 @@ func BenchmarkEmit(b *testing.B) {
 		}
 		if len(p.waiting) > 1 { // as if the first one was stored
 			b.StopTimer()
-			p.ended(p.next())
+			p.ended(p.next(), 1)
 			b.StartTimer()
 		}
 	}
@@ -149,7 +149,7 @@ func TestABufferIsShared(t *testing.T) {
 		g := p.next()
 		require.LessOrEqual(t, g.events, maxGroupEvents, "positions count no further")
 		require.LessOrEqual(t, len(g.buf), maxGroupBytes)
-		p.ended(g)
+		p.ended(g, 1)
 	}
 	s = e.Stats()
 	require.Zero(t, s.UnsyncedBytes)

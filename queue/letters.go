@@ -174,7 +174,7 @@ func (l *letters) store(one *letter) bool {
 	}
 	msg, id := &nats.Msg{Subject: deadSubject(one.note.App, one.note.Endpoint), Data: data}, rand.Text()
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		if err = l.w.q.publish(l.w.ctx, msg, id); err == nil {
+		if _, err = l.w.q.publish(l.w.ctx, msg, id); err == nil {
 			break
 		}
 		l.w.log.limited("webhook queue: dead letter not stored, tried again", err)

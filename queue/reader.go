@@ -251,6 +251,7 @@ func (r *reader) handle(data []byte, seq uint64, stored time.Time) error {
 	r.track.reading.Lock()
 	r.track.read(positionOf(seq+1, 0))
 	r.track.reading.Unlock()
+	r.w.next[r.partition].Store(seq + 1)
 	return nil
 }
 
@@ -410,6 +411,7 @@ func (r *reader) poison(data []byte, seq uint64, err error) {
 		r.w.letters.addRaw(err.Error(), append([]byte(nil), data...), func() { t.end(poison, p) })
 	}
 	t.read(positionOf(seq+1, 0))
+	r.w.next[r.partition].Store(seq + 1)
 }
 
 // shownEvery is how often a record is written that has not changed, to show that its owner gets on: within anybody's

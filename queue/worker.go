@@ -21,7 +21,7 @@ import (
 type WorkerConfig struct {
 	// Config is of its Dispatcher. With Apps these are the apps. Without, they are those of Queue.SetApp, also later. Hooks.GivenUp
 	// must be nil: what is given up becomes a dead letter. Hooks.Rejected is not called, see EmitterConfig. Hooks.Undelivered must return at once: a partition may
-	// wait for it. Lateness is at least half a second,
+	// wait for it. It is not told of events that find their endpoint full: they are counted in WorkerStats.Dead. Lateness is at least half a second,
 	// unless the worker is Alone: then it is for who has several nodes all the same.
 	webhook.Config
 
@@ -66,7 +66,8 @@ type Worker struct {
 	log      *limitedLog
 	letters  *letters
 	overflow overflow
-	apps     *watch // nil with cfg.Apps
+	next     []atomic.Uint64 // by partition: the sequence that is read next
+	apps     *watch          // nil with cfg.Apps
 	owner    *owner
 	sender   webhook.Sender
 	own      *webhook.HTTPSender // if it made its sender itself
@@ -101,7 +102,7 @@ func (q *Queue) NewWorker(cfg WorkerConfig) (*Worker, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	w := &Worker{q: q, cfg: cfg, id: rand.Text(), log: &limitedLog{Logger: cfg.Logger}}
+	w := &Worker{q: q, cfg: cfg, next: make([]atomic.Uint64, q.partitions), id: rand.Text(), log: &limitedLog{Logger: cfg.Logger}}
 	w.letters = newLetters(w)
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	var err error

@@ -41,7 +41,7 @@ type EngineConfig struct {
 	// MaxDeadAge is how long a dead letter is kept. Default seven days.
 	MaxDeadAge time.Duration
 
-	// MaxBufferedBytes bounds what is accepted and not stored yet. Default 64 MiB.
+	// MaxBufferedBytes bounds what is accepted and was not read from the store yet; see queue.EmitterConfig. Default 64 MiB.
 	MaxBufferedBytes int64
 }
 
@@ -176,7 +176,7 @@ func (l *Local) open(ctx context.Context, cfg Config, logger *slog.Logger) (err 
 		return err
 	}
 	l.Emitter, err = l.queue.NewEmitter(queue.EmitterConfig{
-		MaxBufferedBytes: cfg.Engine.MaxBufferedBytes, Known: l.knows, Wants: l.worker.Dispatcher().Wants, Rejected: cfg.Hooks.Rejected, Logger: logger,
+		MaxBufferedBytes: cfg.Engine.MaxBufferedBytes, Worker: l.worker, Known: l.knows, Wants: l.worker.Dispatcher().Wants, Rejected: cfg.Hooks.Rejected, Logger: logger,
 	})
 	if err != nil {
 		return err

@@ -47,7 +47,7 @@ func TestAFloodBesideOthers(t *testing.T) {
 	}
 	cfg, to := fast(apps...), &sink{count: map[string]int{}}
 	cfg.MaxEndpointQueuedBytes, cfg.Sender = 1<<20, to
-	cfg.Engine = EngineConfig{MaxBytes: 256 << 20, MaxDeadBytes: 512 << 20, MaxBufferedBytes: 8 << 20}
+	cfg.Engine = EngineConfig{MaxBytes: 256 << 20, MaxDeadBytes: 512 << 20, MaxBufferedBytes: 4 << 20}
 	l := open(t, t.TempDir(), cfg)
 
 	var accepted, refused atomic.Int64
