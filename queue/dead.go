@@ -1,8 +1,10 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"iter"
 	"time"
@@ -112,24 +114,33 @@ func readLetter(msg *jetstream.RawStreamMsg) (DeadLetter, error) {
 
 // Replay puts dead letters back into the stream, as new events for the endpoint that they were given up for, and returns
 // how many events that is. They come behind what is queued, so out of order, and no timing rule looks at them again. Those for "_unknown", "_removed" and "_invalid"
-// go to all that want them; those that cannot be read stay. If the endpoint is not there any more they become
-// dead letters again.
+// go to all that want them. If the endpoint is not there any more they become dead letters again.
+//
+// Of more than a MiB for one endpoint Replay waits until a worker has delivered the first, or they were given up again, before it goes
+// on: so all find room, and come in order. An endpoint that still fails holds it up for webhook.Config.RetryFor each time, and nothing
+// moves where no worker runs: give ctx a deadline.
 //
 // A letter is deleted when its events are stored. A crash between the two has them delivered twice, unless Replay is called
-// again within two minutes. Events that are too large for the stream's MaxBytes are an error.
+// again within two minutes. Letters that cannot be read, and messages that cannot, stay; of the former it returns an error in the end. Events
+// that are too large for the stream's MaxBytes are an error.
 func (q *Queue) Replay(ctx context.Context, f DeadFilter) (events int, err error) {
 	stream, err := q.js.Stream(ctx, deadStream)
 	if err != nil {
 		return 0, err
 	}
+	var unreadable error
+	under := make(map[string]*replaying)
 	for letter, err := range q.Dead(ctx, f) {
-		if err != nil {
+		switch {
+		case letter.ID == 0:
 			return events, err
-		}
-		if letter.Raw != nil {
+		case err != nil:
+			unreadable = cmp.Or(unreadable, err)
+			continue
+		case letter.Raw != nil:
 			continue
 		}
-		if err := q.replay(ctx, &letter); err != nil {
+		if err := q.replay(ctx, &letter, under); err != nil {
 			return events, fmt.Errorf("queue: dead letter %d: %w", letter.ID, err)
 		}
 		events += len(letter.Events)
@@ -137,11 +148,23 @@ func (q *Queue) Replay(ctx context.Context, f DeadFilter) (events int, err error
 			return events, err
 		}
 	}
-	return events, nil
+	return events, unreadable
 }
 
-func (q *Queue) replay(ctx context.Context, letter *DeadLetter) error {
-	only := letter.Endpoint
+// A replaying is what was put back for an endpoint and has perhaps not ended.
+type replaying struct {
+	bytes int    // that it takes at the Dispatcher, more or less
+	last  uint64 // its sequence
+}
+
+// maxReplaying is how much of an endpoint may be under way. An event takes more at the Dispatcher than in a letter.
+const (
+	maxReplaying = 1 << 20
+	eventTakes   = 150
+)
+
+func (q *Queue) replay(ctx context.Context, letter *DeadLetter, under map[string]*replaying) error {
+	only, partition := letter.Endpoint, partitionOf(letter.App, q.partitions)
 	if only == unknownApp || only == removedApp || only == invalidEvent {
 		only = ""
 	}
@@ -149,25 +172,74 @@ func (q *Queue) replay(ctx context.Context, letter *DeadLetter) error {
 	for i := range letter.Events {
 		data = appendEvent(data, letter.App, &letter.Events[i], 0)
 	}
-	msg := &nats.Msg{Subject: eventSubject(partitionOf(letter.App, q.partitions)), Data: data}
-	_, err := q.publish(ctx, msg, fmt.Sprintf("replay.%d.%d", letter.ID, letter.Time.UnixNano()))
+	r := under[letter.App+" "+only]
+	if r == nil {
+		r = &replaying{}
+		under[letter.App+" "+only] = r
+	}
+	takes := len(data) + eventTakes*len(letter.Events)
+	if r.bytes += takes; r.bytes > maxReplaying && r.last != 0 {
+		if err := q.awaitEnd(ctx, partition, only, r.last); err != nil {
+			return err
+		}
+		r.bytes = takes
+	}
+	msg := &nats.Msg{Subject: eventSubject(partition), Data: data}
+	seq, err := q.publish(ctx, msg, fmt.Sprintf("replay.%d.%d", letter.ID, letter.Time.UnixNano()))
+	r.last = seq
 	return err
 }
 
-// PurgeDead deletes dead letters and returns how many.
+// awaitEnd waits until a message was read, and has ended at an endpoint, by what a worker notes.
+func (q *Queue) awaitEnd(ctx context.Context, partition int, endpoint string, seq uint64) error {
+	for {
+		entry, err := q.leases.Get(ctx, recordKey(partition))
+		if err != nil && !isNotFound(err) {
+			return err
+		}
+		if err == nil {
+			r, err := decodeRecord(entry.Value())
+			if err != nil {
+				return err
+			}
+			if first, pending := r.Pend[endpoint]; r.Next.seq() > seq && (!pending || first.seq() > seq) {
+				return nil
+			}
+		}
+		if !sleep(ctx, 20*time.Millisecond) {
+			return ctx.Err()
+		}
+	}
+}
+
+// PurgeDead deletes dead letters, also those that cannot be read, and returns how many. A filter that selects all is an error, as it may be
+// that somebody forgot to set it: all are those before now.
 func (q *Queue) PurgeDead(ctx context.Context, f DeadFilter) (letters int, err error) {
+	if f == (DeadFilter{}) {
+		return 0, errors.New("queue: the filter is empty; set Before to time.Now() to purge all dead letters")
+	}
 	stream, err := q.js.Stream(ctx, deadStream)
 	if err != nil {
 		return 0, err
 	}
+	last := uint64(0)
 	for letter, err := range q.Dead(ctx, f) {
 		if letter.ID == 0 {
-			return letters, err
+			return 0, err
 		}
-		if err := stream.DeleteMsg(ctx, letter.ID); err != nil && !isNotFound(err) {
-			return letters, err
-		}
+		last = letter.ID
 		letters++
+	}
+	switch {
+	case letters == 0:
+		return 0, nil
+	case f.ID != 0:
+		err = stream.DeleteMsg(ctx, f.ID)
+	default:
+		err = stream.Purge(ctx, jetstream.WithPurgeSubject(f.subject()), jetstream.WithPurgeSequence(last+1))
+	}
+	if err != nil && !isNotFound(err) {
+		return 0, fmt.Errorf("queue: dead letters not purged: %w", err)
 	}
 	return letters, nil
 }

@@ -4,13 +4,12 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/pusherhooks/webhook"
 )
@@ -30,6 +29,7 @@ type note struct {
 	URL      string `json:"url,omitempty"` // scheme and host
 	Reason   string `json:"reason"`
 	Raw      bool   `json:"raw,omitempty"` // what follows is a message that cannot be read
+	Before   int64  `json:"before"`        // bytes of all letters of the app that were ever stored before this one
 }
 
 // A letter is its version, the note and a group of events.
@@ -55,10 +55,14 @@ func deadSubject(app, endpoint string) string { return "wh.dead." + token(app) +
 // maxLetterBytes bounds a letter's events, but for a single larger one.
 const maxLetterBytes = 64 << 10
 
-// maxUnstored is how much of letters may wait to be stored before no more events are read.
-const maxUnstored = 8 << 20
+// maxUnstored is how much of letters may wait to be stored before no more events are read: what they say, and what they take besides.
+const (
+	maxUnstored   = 8 << 20
+	letterTakes   = 512 // its note included
+	settlingTakes = 64
+)
 
-// deadShare is the part of MaxDeadBytes that one endpoint's letters may take.
+// deadShare is the part of MaxDeadBytes that one app's letters may take.
 const deadShare = 4
 
 // letters are stored by a goroutine that exists while there are any. Those for one endpoint go together.
@@ -71,28 +75,28 @@ type letters struct {
 	waiting []*letter
 	open    map[letterKey]*letter
 	bytes   int
-	stored  uint64          // events
-	sizes   map[string]kept // by subject; of the goroutine that stores
+	stored  uint64 // events
 	done    sync.WaitGroup
+
+	kept  map[string]*kept // by app; of the goroutine that stores
+	stale atomic.Bool      // others may have stored letters meanwhile
 }
 
 type letterKey struct{ app, endpoint, reason string }
 
-// kept is what was stored of one subject since the worker began.
-type kept struct {
-	letters uint64
-	bytes   int64
-}
+// kept says what an app's letters take: what was ever stored of it, but for what was stored before the first that is still there.
+type kept struct{ total, before int64 }
 
 type letter struct {
 	note   note
 	group  []byte
 	events int
+	bytes  int // that it counts for in letters.bytes
 	stored []func()
 }
 
 func newLetters(w *Worker) *letters {
-	l := &letters{w: w, open: make(map[letterKey]*letter), sizes: make(map[string]kept)}
+	l := &letters{w: w, open: make(map[letterKey]*letter), kept: make(map[string]*kept)}
 	l.less = sync.NewCond(&l.mu)
 	return l
 }
@@ -108,27 +112,38 @@ func (l *letters) add(n note, events []webhook.Event, stored func()) {
 			one = &letter{note: n, group: appendHead(nil, "", "")}
 			l.open[key] = one
 			l.waiting = append(l.waiting, one)
+			l.charge(one, letterTakes)
 		}
 		before := len(one.group)
 		events[i].Node = "" // of no use to whoever gets it later
 		one.group = appendEvent(one.group, n.App, &events[i], 0)
 		one.events++
-		l.bytes += len(one.group) - before
+		l.charge(one, len(one.group)-before)
 		if i == len(events)-1 { // the letters before it are stored earlier
 			one.stored = append(one.stored, stored)
+			l.charge(one, settlingTakes)
 		}
 	}
 	l.start()
 }
 
-// addRaw has a message stored that cannot be read.
+// addRaw has a message stored that cannot be read, as far as a letter may hold it.
 func (l *letters) addRaw(reason string, message []byte, stored func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n := note{Endpoint: poison, Reason: reason, Raw: true}
-	l.waiting = append(l.waiting, &letter{note: n, group: message, events: 1, stored: []func(){stored}})
-	l.bytes += len(message)
+	if len(message) > maxGroupBytes {
+		reason = fmt.Sprintf("%s; this is the first half MiB of its %d bytes", reason, len(message))
+		message = message[:maxGroupBytes]
+	}
+	one := &letter{note: note{Endpoint: poison, Reason: reason, Raw: true}, group: message, events: 1, stored: []func(){stored}}
+	l.waiting = append(l.waiting, one)
+	l.charge(one, letterTakes+len(message))
 	l.start()
+}
+
+func (l *letters) charge(one *letter, bytes int) {
+	one.bytes += bytes
+	l.bytes += bytes
 }
 
 func (l *letters) start() {
@@ -164,17 +179,10 @@ func (l *letters) run() {
 
 // store stores a letter, however often that has to be tried. It reports whether that was done before the worker ended.
 func (l *letters) store(one *letter) bool {
-	size := len(one.group)
-	if !one.note.Raw {
-		size -= groupHead + 2 // which add does not count
-	}
-	data, err := encodeLetter(one.note, one.group)
-	if err != nil { // strings always are JSON
-		panic(err)
-	}
-	msg, id := &nats.Msg{Subject: deadSubject(one.note.App, one.note.Endpoint), Data: data}, rand.Text()
+	id := rand.Text()
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		if _, err = l.w.q.publish(l.w.ctx, msg, id); err == nil {
+		err := l.try(one, id)
+		if err == nil {
 			break
 		}
 		l.w.log.limited("webhook queue: dead letter not stored, tried again", err)
@@ -182,39 +190,42 @@ func (l *letters) store(one *letter) bool {
 			return false
 		}
 	}
-	l.bound(msg)
 	for _, stored := range one.stored {
 		stored()
 	}
 	l.mu.Lock()
-	l.bytes -= size
+	l.bytes -= one.bytes
 	l.stored += uint64(one.events)
 	l.less.Broadcast()
 	l.mu.Unlock()
 	return true
 }
 
-// bound keeps one endpoint's letters from pushing out everybody's: the engine bounds a subject's messages, not their bytes.
-func (l *letters) bound(msg *nats.Msg) {
-	if len(l.sizes) > 100_000 {
-		clear(l.sizes)
+func (l *letters) try(one *letter, id string) error {
+	app := one.note.App
+	k, err := l.keptOf(app)
+	if err != nil {
+		return err
 	}
-	k := l.sizes[msg.Subject]
-	k.letters++
-	k.bytes += int64(len(msg.Data))
-	if k.bytes > l.w.q.cfg.MaxDeadBytes/deadShare {
-		l.w.log.limited("webhook queue: an endpoint's dead letters take a quarter of the store; the older half of them is deleted", errFullOfLetters)
-		if stream, err := l.w.q.js.Stream(l.w.ctx, deadStream); err == nil {
-			err = stream.Purge(l.w.ctx, jetstream.WithPurgeSubject(msg.Subject), jetstream.WithPurgeKeep(max(1, k.letters/2)))
-			if err == nil {
-				k.letters, k.bytes = max(1, k.letters/2), k.bytes/2
+	one.note.Before = k.total
+	data, err := encodeLetter(one.note, one.group)
+	if err != nil { // strings always are JSON
+		panic(err)
+	}
+	if _, err := l.w.q.publish(l.w.ctx, &nats.Msg{Subject: deadSubject(app, one.note.Endpoint), Data: data}, id); err != nil {
+		return err
+	}
+	k.total += int64(len(data))
+	if most := l.w.q.cfg.MaxDeadBytes / deadShare; k.total-k.before > most {
+		if err := l.halve(app, k, most); err != nil {
+			l.w.log.limited("webhook queue: an app's dead letters take more than a quarter of the store", err)
+			if err != errFullOfLetters {
+				k.before += most / 16 // it is tried again, but not at each letter
 			}
 		}
 	}
-	l.sizes[msg.Subject] = k
+	return nil
 }
-
-var errFullOfLetters = errors.New("MaxDeadBytes is too small for them")
 
 // room waits until there is room for more letters; wake ends it once ctx has ended.
 func (l *letters) room(ctx context.Context) {

@@ -31,7 +31,7 @@ type Config struct {
 	// have, and then Emit returns webhook.ErrQueueFull. Default 1 GiB.
 	MaxBytes int64
 
-	// MaxDeadBytes bounds the dead letters. When it is reached the oldest go, and of an endpoint that has a quarter of it
+	// MaxDeadBytes bounds the dead letters. When it is reached the oldest go, and of an app that has a quarter of it
 	// the older half. Default 256 MiB.
 	MaxDeadBytes int64
 

@@ -149,6 +149,7 @@ func (r *reader) own(ctx context.Context) error {
 }
 
 func (r *reader) start() {
+	r.w.letters.forget()
 	r.ctx, r.cancel = context.WithCancel(r.w.ctx)
 	r.noting.Go(r.note)
 	r.reading.Go(r.run) // which may have itself stopped

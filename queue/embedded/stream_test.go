@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -69,7 +70,8 @@ func TestPoisonBecomesADeadLetterAndWhatIsBehindItIsDelivered(t *testing.T) {
 	t.Parallel()
 	r := receiver(t, app("app"))
 	l := open(t, t.TempDir(), fast(app("app", r.URL)))
-	for _, data := range []string{"\x01garbage", "", "\x00"} {
+	large := "\x00" + strings.Repeat("x", 1<<20-10) // as large as a message may be, so a letter cannot hold it
+	for _, data := range []string{"\x01garbage", "", "\x00", large} {
 		publish(t, l, data)
 	}
 	require.NoError(t, l.Emit("app", webhook.ChannelOccupied("c")))
@@ -77,16 +79,117 @@ func TestPoisonBecomesADeadLetterAndWhatIsBehindItIsDelivered(t *testing.T) {
 	require.NoError(t, err)
 	drained(t, l)
 	all := letters(t, l, queue.DeadFilter{Endpoint: "_poison"})
-	require.Len(t, all, 3)
+	require.Len(t, all, 4)
 	require.Equal(t, "\x01garbage", string(all[0].Raw))
-	require.EqualValues(t, 3, l.Stats().Worker.Poison)
+	require.Equal(t, large[:512<<10], string(all[3].Raw))
+	require.Contains(t, all[3].Reason, "of its 1048567 bytes")
+	require.EqualValues(t, 4, l.Stats().Worker.Poison)
 	n, err := l.Replay(t.Context(), queue.DeadFilter{})
 	require.NoError(t, err)
 	require.Zero(t, n, "it stays")
-	purged, err := l.PurgeDead(t.Context(), queue.DeadFilter{})
+	_, err = l.PurgeDead(t.Context(), queue.DeadFilter{})
+	require.ErrorContains(t, err, "the filter is empty")
+	purged, err := l.PurgeDead(t.Context(), queue.DeadFilter{Before: time.Now()})
 	require.NoError(t, err)
-	require.Equal(t, 3, purged)
+	require.Equal(t, 4, purged)
 	require.Empty(t, letters(t, l, queue.DeadFilter{}))
+}
+
+// A letter that cannot be read, or is a newer version's, does not keep others from being replayed.
+func TestALetterThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	r := receiver(t, app("app"))
+	r.Answer(410)
+	l := open(t, t.TempDir(), fast(app("app", r.URL)))
+	js, err := jetstream.New(l.nc)
+	require.NoError(t, err)
+	for _, data := range []string{"\x02from tomorrow", "\x01garbage"} {
+		_, err = js.Publish(t.Context(), "wh.dead.x.y", []byte(data))
+		require.NoError(t, err)
+	}
+	require.NoError(t, l.EmitDurable(t.Context(), "app", webhook.ChannelOccupied("c")))
+	drained(t, l)
+	r.Answer(200)
+	n, err := l.Replay(t.Context(), queue.DeadFilter{})
+	require.ErrorContains(t, err, "newer version")
+	require.Equal(t, 1, n)
+	drained(t, l)
+	require.Equal(t, 1, len(r.Events()))
+	require.EqualValues(t, 2, streamState(t, l, "WH_DEAD").Msgs)
+	n, err = l.PurgeDead(t.Context(), queue.DeadFilter{Before: time.Now()})
+	require.NoError(t, err)
+	require.Equal(t, 2, n)
+}
+
+// What is replayed is more than the endpoint has room for, and the endpoint is slow: it gets all of it, in order.
+func TestAReplayOfMoreThanThereIsRoomFor(t *testing.T) {
+	t.Parallel()
+	r := receiver(t, app("app"))
+	http, err := webhook.NewHTTPSender(webhook.HTTPConfig{})
+	require.NoError(t, err)
+	t.Cleanup(http.CloseIdleConnections)
+	var down atomic.Bool
+	down.Store(true)
+	cfg := fast(app("app", r.URL))
+	cfg.MaxEndpointQueuedBytes = 2 << 20
+	cfg.Sender = webhook.SenderFunc(func(ctx context.Context, d *webhook.Delivery) error {
+		if down.Load() {
+			return webhook.ErrFinal
+		}
+		sleep(ctx, 50*time.Millisecond)
+		return http.Send(ctx, d)
+	})
+	l := open(t, t.TempDir(), cfg)
+	const n = 20_000
+	for i := range n {
+		require.NoError(t, l.Emit("app", webhook.SubscriptionCount("c", i)))
+	}
+	require.NoError(t, l.Flush(t.Context()))
+	l.worker.Purge("app")
+	drained(t, l)
+	down.Store(false)
+	replayed, err := l.Replay(t.Context(), queue.DeadFilter{App: "app"})
+	require.NoError(t, err)
+	require.Equal(t, n, replayed)
+	drained(t, l)
+	require.Empty(t, letters(t, l, queue.DeadFilter{}))
+	events := r.Events()
+	require.Equal(t, n, len(events))
+}
+
+// One app's letters, of whichever endpoints, take a quarter of the store at most, also when they come after a restart: others' are kept.
+func TestLettersPushOutNobodyElses(t *testing.T) {
+	t.Parallel()
+	var log logged
+	dir, cfg := t.TempDir(), fast(app("victim", "http://127.0.0.1:1"), app("hog", "http://127.0.0.1:1/a", "http://127.0.0.1:1/b"))
+	cfg.Engine.MaxDeadBytes, cfg.RetryWaitMin, cfg.RetryWaitMax = 4<<20, time.Millisecond, time.Millisecond
+	cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	cfg.Sender = webhook.SenderFunc(func(context.Context, *webhook.Delivery) error { return webhook.ErrFinal })
+	data := []byte(`"` + strings.Repeat("x", 1000) + `"`)
+	for round := range 4 {
+		l := open(t, dir, cfg)
+		if round == 0 {
+			require.NoError(t, l.EmitDurable(t.Context(), "victim", webhook.ChannelOccupied("c")))
+			drained(t, l)
+		}
+		for i := range 700 {
+			require.NoError(t, l.Emit("hog", webhook.ClientEvent("private-c", fmt.Sprint(round, "-", i), data, "1.2", "")))
+		}
+		require.NoError(t, l.Flush(t.Context()))
+		drained(t, l)
+		bytes, last := 0, ""
+		for _, letter := range letters(t, l, queue.DeadFilter{App: "hog"}) {
+			for _, e := range letter.Events {
+				bytes, last = bytes+len(e.Data), e.Event
+			}
+		}
+		require.Less(t, bytes, 4<<20/4)
+		require.Greater(t, bytes, 4<<20/4/4)
+		require.Equal(t, fmt.Sprint(round, "-", 699), last, "the newest are kept")
+		require.Len(t, letters(t, l, queue.DeadFilter{App: "victim"}), 1)
+		closeNow(t, l)
+	}
+	require.Contains(t, log.String(), "the older half of them is deleted")
 }
 
 func TestANewerVersionStopsTheWorkerAndIsLeftAlone(t *testing.T) {

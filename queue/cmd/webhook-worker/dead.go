@@ -99,6 +99,9 @@ func deadPurge(ctx context.Context, args []string, stdout, stderr io.Writer) err
 		return err
 	}
 	defer c.close()
+	if c.which.all {
+		c.which.Before = time.Now().AddDate(1, 0, 0) // whatever the engine's clock says
+	}
 	letters, err := c.queue.PurgeDead(ctx, c.which.DeadFilter)
 	fmt.Fprintf(stdout, "%d dead letters deleted\n", letters)
 	return err
