@@ -110,13 +110,13 @@ func readLetter(msg *jetstream.RawStreamMsg) (DeadLetter, error) {
 	return letter, nil
 }
 
-// Replay puts dead letters back into the stream, as new events for the endpoint that they were given up for, and returns
-// how many events that is. They come behind what is queued, so out of order, and no timing rule looks at them again. Those for "_unknown", "_removed" and "_invalid"
-// go to all that want them; those that cannot be read stay. If the endpoint is not there any more they become
-// dead letters again.
+// Replay puts dead letters back into the stream, as new events for the endpoint that they were given up for, and
+// returns how many events that is. They come behind what is queued, so out of order, and no timing rule looks at them
+// again. Those for "_unknown", "_removed" and "_invalid" go to all that want them; those that cannot be read stay. If
+// the endpoint is not there any more they become dead letters again.
 //
-// A letter is deleted when its events are stored. A crash between the two has them delivered twice, unless Replay is called
-// again within two minutes. Events that are too large for the stream's MaxBytes are an error.
+// A letter is deleted when its events are stored. A crash between the two has them delivered twice, unless Replay is
+// called again within two minutes. Events that are too large for the stream's MaxBytes are an error.
 func (q *Queue) Replay(ctx context.Context, f DeadFilter) (events int, err error) {
 	stream, err := q.js.Stream(ctx, deadStream)
 	if err != nil {

@@ -194,7 +194,8 @@ func (l *letters) store(one *letter) bool {
 	return true
 }
 
-// bound keeps one endpoint's letters from pushing out everybody's: the engine bounds a subject's messages, not their bytes.
+// bound keeps one endpoint's letters from pushing out everybody's: the engine bounds a subject's messages, not their
+// bytes.
 func (l *letters) bound(msg *nats.Msg) {
 	if len(l.sizes) > 100_000 {
 		clear(l.sizes)

@@ -163,8 +163,9 @@ func (e *engine) fault() error {
 	return nil
 }
 
-// keep has the engine started again when it does not work, and has it notice when one of these files and directories, or one of its streams', is not there any more or
-// another one. The engine itself does not: it goes on to write into files that nobody will find again.
+// keep has the engine started again when it does not work, and has it notice when one of these files and directories,
+// or one of its streams', is not there any more or another one. The engine itself does not: it goes on to write into
+// files that nobody will find again.
 func (e *engine) keep(paths ...string) error {
 	streams, err := filepath.Glob(filepath.Join(e.dir, "jetstream", "*", "streams", "*"))
 	if err != nil {

@@ -184,7 +184,8 @@ func grep(t *testing.T, dir, secret string) (found string) {
 	return found
 }
 
-// A member leaves, the process ends, and the member is back within the grace in the next one: neither is sent. Later than that, both are.
+// A member leaves, the process ends, and the member is back within the grace in the next one: neither is sent. Later
+// than that, both are.
 func TestTheGraceGoesOnAfterTheNextOpen(t *testing.T) {
 	for name, test := range map[string]struct {
 		away time.Duration
