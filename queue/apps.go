@@ -13,7 +13,8 @@ import (
 	"github.com/pusherhooks/webhook"
 )
 
-// A storedApp is an app with its secrets, as workers need it: an App's own JSON leaves them out. One that was removed has its id only.
+// A storedApp is an app with its secrets, as workers need it: an App's own JSON leaves them out. One that was removed
+// has its id only.
 type storedApp struct {
 	ID       string
 	Removed  bool   `json:",omitempty"`
@@ -92,8 +93,8 @@ func decodeRoute(b []byte) (r storedRoute, err error) {
 	return r, nil
 }
 
-// SetApp adds an app for all nodes and workers, or replaces the one with the same id, and stores it with its secret. Workers know it within
-// milliseconds: what was emitted after SetApp is delivered by the new configuration.
+// SetApp adds an app for all nodes and workers, or replaces the one with the same id, and stores it with its secret.
+// Workers know it within milliseconds: what was emitted after SetApp is delivered by the new configuration.
 func (q *Queue) SetApp(ctx context.Context, a webhook.App) error {
 	if err := a.Validate(); err != nil {
 		return err
@@ -108,8 +109,9 @@ func (q *Queue) SetApp(ctx context.Context, a webhook.App) error {
 	return nil
 }
 
-// RemoveApp removes an app for all nodes and workers, and its secret with it; its id stays in the buckets. What a worker has read for it is still
-// delivered, what is queued behind that becomes dead letters of the endpoint "_removed".
+// RemoveApp removes an app for all nodes and workers, and its secret with it; its id stays in the buckets. What a
+// worker has read for it is still delivered, what is queued behind that becomes dead letters of the endpoint
+// "_removed".
 func (q *Queue) RemoveApp(ctx context.Context, id string) error {
 	b, err := versioned(storedApp{ID: id, Removed: true})
 	if err == nil {
@@ -148,8 +150,8 @@ func (q *Queue) setApp(ctx context.Context, r storedRoute, app []byte) (err erro
 	}
 }
 
-// isLater reports whether a route is of a later secret than one that was just stored: of that which is there, and not of one of before the secrets
-// were replaced by an older copy.
+// isLater reports whether a route is of a later secret than one that was just stored: of that which is there, and not
+// of one of before the secrets were replaced by an older copy.
 func (q *Queue) isLater(ctx context.Context, route jetstream.KeyValueEntry, than uint64) (bool, error) {
 	r, err := decodeRoute(route.Value())
 	if errors.Is(err, errNewer) {
@@ -162,8 +164,8 @@ func (q *Queue) isLater(ctx context.Context, route jetstream.KeyValueEntry, than
 	return err == nil && secret.Revision() != than, err
 }
 
-// ReplaceApps makes these all of the queue's apps: it sets those that are new or have changed, and removes those that are not among
-// them. It also completes what a SetApp or RemoveApp that has failed left half done.
+// ReplaceApps makes these all of the queue's apps: it sets those that are new or have changed, and removes those that
+// are not among them. It also completes what a SetApp or RemoveApp that has failed left half done.
 func (q *Queue) ReplaceApps(ctx context.Context, apps []webhook.App) error {
 	wanted := make(map[string]bool, len(apps))
 	var errs []error

@@ -112,17 +112,18 @@ func readLetter(msg *jetstream.RawStreamMsg) (DeadLetter, error) {
 	return letter, nil
 }
 
-// Replay puts dead letters back into the stream, as new events for the endpoint that they were given up for, and returns
-// how many events that is. They come behind what is queued, so out of order, and no timing rule looks at them again. Those for "_unknown", "_removed" and "_invalid"
-// go to all that want them. If the endpoint is not there any more they become dead letters again.
+// Replay puts dead letters back into the stream, as new events for the endpoint that they were given up for, and
+// returns how many events that is. They come behind what is queued, so out of order, and no timing rule looks at them
+// again. Those for "_unknown", "_removed" and "_invalid" go to all that want them. If the endpoint is not there any
+// more they become dead letters again.
 //
-// Of more than a MiB for one endpoint Replay waits until a worker has delivered the first, or they were given up again, before it goes
-// on: so all find room, and come in order. An endpoint that still fails holds it up for webhook.Config.RetryFor each time, and nothing
-// moves where no worker runs: give ctx a deadline.
+// Of more than a MiB for one endpoint Replay waits until a worker has delivered the first, or they were given up again,
+// before it goes on: so all find room, and come in order. An endpoint that still fails holds it up for
+// webhook.Config.RetryFor each time, and nothing moves where no worker runs: give ctx a deadline.
 //
-// A letter is deleted when its events are stored. A crash between the two has them delivered twice, unless Replay is called
-// again within two minutes. Letters that cannot be read, and messages that cannot, stay; of the former it returns an error in the end. Events
-// that are too large for the stream's MaxBytes are an error.
+// A letter is deleted when its events are stored. A crash between the two has them delivered twice, unless Replay is
+// called again within two minutes. Letters that cannot be read, and messages that cannot, stay; of the former it
+// returns an error in the end. Events that are too large for the stream's MaxBytes are an error.
 func (q *Queue) Replay(ctx context.Context, f DeadFilter) (events int, err error) {
 	stream, err := q.js.Stream(ctx, deadStream)
 	if err != nil {
@@ -212,8 +213,8 @@ func (q *Queue) awaitEnd(ctx context.Context, partition int, endpoint string, se
 	}
 }
 
-// PurgeDead deletes dead letters, also those that cannot be read, and returns how many. A filter that selects all is an error, as it may be
-// that somebody forgot to set it: all are those before now.
+// PurgeDead deletes dead letters, also those that cannot be read, and returns how many. A filter that selects all is an
+// error, as it may be that somebody forgot to set it: all are those before now.
 func (q *Queue) PurgeDead(ctx context.Context, f DeadFilter) (letters int, err error) {
 	if f == (DeadFilter{}) {
 		return 0, errors.New("queue: the filter is empty; set Before to time.Now() to purge all dead letters")

@@ -8,7 +8,8 @@ import (
 // wireTime is how long Close waits for what the Dispatcher has to deliver.
 const wireTime = 5 * time.Second
 
-// deliver has the Dispatcher deliver what is stored, as far as endpoints take it at the first attempt: what remains is in the stream.
+// deliver has the Dispatcher deliver what is stored, as far as endpoints take it at the first attempt: what remains is
+// in the stream.
 func (w *Worker) deliver(ctx context.Context, all []*reader) {
 	limit := wireTime
 	if deadline, ok := ctx.Deadline(); ok {
@@ -41,8 +42,8 @@ func (w *Worker) readAll(ctx context.Context, all []*reader) {
 	}
 }
 
-// sendAll sends what waits for its window. It returns when all of it has ended, or nothing is on the wire any more: the rest waits for
-// a retry.
+// sendAll sends what waits for its window. It returns when all of it has ended, or nothing is on the wire any more: the
+// rest waits for a retry.
 func (w *Worker) sendAll(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -19,12 +19,13 @@ import (
 
 // EmitterConfig configures an Emitter. The zero value of every field means its default.
 type EmitterConfig struct {
-	// MaxBufferedBytes bounds what is accepted and not stored yet, or with Worker not read yet. One app may hold as much as is still
-	// free; one that is alone may hold seven eighths, and one that holds less than 64 KiB all that is free. Default 64 MiB.
+	// MaxBufferedBytes bounds what is accepted and not stored yet, or with Worker not read yet. One app may hold as
+	// much as is still free; one that is alone may hold seven eighths, and one that holds less than 64 KiB all that is
+	// free. Default 64 MiB.
 	MaxBufferedBytes int64
 
-	// Worker is one that is Alone, if it is in this process. Then an app that emits more than can be read is refused before others
-	// have to wait for long behind it.
+	// Worker is one that is Alone, if it is in this process. Then an app that emits more than can be read is refused
+	// before others have to wait for long behind it.
 	Worker *Worker
 
 	// MaxEventBytes is the largest event, its app's id included; at most 256 KiB, which is the default.
@@ -34,8 +35,8 @@ type EmitterConfig struct {
 	// Queue.RemoveApp has removed it.
 	Known func(app string) bool
 
-	// Wants reports whether anybody asks for an event; what nobody asks for is not stored. Nil: what the app's webhooks ask for that
-	// Queue.SetApp has stored, or everything if it has not.
+	// Wants reports whether anybody asks for an event; what nobody asks for is not stored. Nil: what the app's webhooks
+	// ask for that Queue.SetApp has stored, or everything if it has not.
 	Wants func(app string, t webhook.EventType, channel string) bool
 
 	// Rejected is called by Emit and EmitDurable, on their goroutine, with the error that they are about to return; see
@@ -58,7 +59,8 @@ type EmitterStats struct {
 }
 
 // An Emitter takes events and has the engine store them, in order. Its methods may be called by any number of
-// goroutines. It has a goroutine only while something is not stored yet, and one that follows the queue's apps if it has to know them.
+// goroutines. It has a goroutine only while something is not stored yet, and one that follows the queue's apps if it
+// has to know them.
 type Emitter struct {
 	q     *Queue
 	cfg   EmitterConfig
@@ -169,10 +171,10 @@ func (e *Emitter) Wants(app string, t webhook.EventType, channel string) bool {
 	return e.cfg.Wants(app, t, channel)
 }
 
-// Emit takes an event into memory, from where it is stored within milliseconds. It never blocks and does no I/O. Nil means
-// accepted, not stored: what is not stored yet is lost if the process is killed. Its errors match, under errors.Is,
-// webhook.ErrUnknownApp, webhook.ErrInvalidEvent, webhook.ErrClosed, and webhook.ErrQueueFull while the engine does not keep up
-// or is full: that an endpoint is full is no error, but makes a dead letter.
+// Emit takes an event into memory, from where it is stored within milliseconds. It never blocks and does no I/O. Nil
+// means accepted, not stored: what is not stored yet is lost if the process is killed. Its errors match, under
+// errors.Is, webhook.ErrUnknownApp, webhook.ErrInvalidEvent, webhook.ErrClosed, and webhook.ErrQueueFull while the
+// engine does not keep up or is full: that an endpoint is full is no error, but makes a dead letter.
 func (e *Emitter) Emit(app string, ev webhook.Event) error {
 	_, err := e.emit(app, &ev, false)
 	return err
@@ -416,8 +418,8 @@ func (p *part) next() *filling {
 	return p.storing
 }
 
-// store has the engine store a group, however often that has to be tried, and returns its sequence. The message's id is the same each time, so an
-// engine that has stored it without our hearing of it does not store it twice.
+// store has the engine store a group, however often that has to be tried, and returns its sequence. The message's id is
+// the same each time, so an engine that has stored it without our hearing of it does not store it twice.
 func (p *part) store(g *filling) (seq uint64, err error) {
 	msg := &nats.Msg{Subject: p.subject, Data: g.buf}
 	id, logged := rand.Text(), time.Time{}

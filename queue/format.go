@@ -14,10 +14,11 @@ import (
 // What is stored begins with a version: groups of events, the record of how far they have got, letters and apps. A newer
 // one was written by a later version of this package, and is not touched.
 //
-// A group is its version, a byte of zero, the microseconds from its first event's Emit to its publication and the revision of the
-// apps that the node knew, in eight bytes each, the node's name, the endpoint that it is for (empty: for all), and then event after event. An event is its app, a byte for its
-// type, the microseconds since the group's first, its channel and Node, and what its type has. Numbers are varints, strings and data have
-// their length before them.
+// A group is its version, a byte of zero, the microseconds from its first event's Emit to its publication and the
+// revision of the apps that the node knew, in eight bytes each, the node's name, the endpoint that it is for (empty:
+// for all), and then event after event. An event is its app, a byte for its type, the microseconds since the group's
+// first, its channel and Node, and what its type has. Numbers are varints, strings and data have their length before
+// them.
 const (
 	version        = 1
 	groupHead      = 18

@@ -68,7 +68,7 @@ func FuzzGroup(f *testing.F) {
 		b = appendEvent(b, "app", &events[i], time.Second)
 	}
 	f.Add(b)
-	f.Add([]byte{version, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
+	f.Add(appendHead(nil, "", "endpoint"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		g, err := decodeGroup(b)
 		if err != nil {
@@ -77,6 +77,7 @@ func FuzzGroup(f *testing.F) {
 		}
 		again := appendHead(nil, g.node, g.endpoint)
 		setAge(again, g.age)
+		setApps(again, g.apps)
 		for i := range g.items {
 			again = appendEvent(again, g.items[i].app, &g.items[i].event, g.items[i].after)
 		}

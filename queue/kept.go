@@ -8,8 +8,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// The engine bounds a stream's bytes, and a subject's messages, but not what one app's letters take: with those of a few endpoints
-// that nobody answers at a tenant would push out everybody's. Each letter says how much was stored before it, so two of them tell.
+// The engine bounds a stream's bytes, and a subject's messages, but not what one app's letters take: with those of a
+// few endpoints that nobody answers at a tenant would push out everybody's. Each letter says how much was stored before
+// it, so two of them tell.
 
 func ofApp(app string) string { return "wh.dead." + token(app) + ".*" }
 
@@ -64,7 +65,8 @@ func (l *letters) first(ctx context.Context, stream jetstream.Stream, app string
 
 var errFullOfLetters = errors.New("MaxDeadBytes is too small for them; the older half of them is deleted")
 
-// halve deletes the older half of an app's letters if they take more than that. Those that were replayed or purged since do not count.
+// halve deletes the older half of an app's letters if they take more than that. Those that were replayed or purged
+// since do not count.
 func (l *letters) halve(app string, k *kept, most int64) error {
 	ctx, cancel := context.WithTimeout(l.w.ctx, publishTimeout)
 	defer cancel()

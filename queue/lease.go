@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// A lease is a worker's right to send: nobody takes its partitions before the lease is over. It holds the Dispatcher well before, so that
-// nothing is on the wire when somebody may.
+// A lease is a worker's right to send: nobody takes its partitions before the lease is over. It holds the Dispatcher
+// well before, so that nothing is on the wire when somebody may.
 type lease struct {
 	length time.Duration
 	hold   func(context.Context) (resume func())
@@ -26,7 +26,8 @@ const (
 	cancelAfter = 8
 )
 
-// newLease returns a lease that begins with the first sign of life: one who has given none is nobody whose partitions others would leave to him.
+// newLease returns a lease that begins with the first sign of life: one who has given none is nobody whose partitions
+// others would leave to him.
 func newLease(length time.Duration, hold func(context.Context) func()) *lease {
 	l := &lease{length: length, hold: hold}
 	l.timer = time.AfterFunc(0, func() { l.suspended() })
@@ -80,8 +81,8 @@ func (l *lease) lapse() (number int, suspended bool) {
 	return l.lapses, l.resume != nil
 }
 
-// confirm ends the suspension: since that lapse all partitions were found to be the worker's own. It does nothing if there was another
-// lapse.
+// confirm ends the suspension: since that lapse all partitions were found to be the worker's own. It does nothing if
+// there was another lapse.
 func (l *lease) confirm(lapse int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -55,7 +55,8 @@ func deadSubject(app, endpoint string) string { return "wh.dead." + token(app) +
 // maxLetterBytes bounds a letter's events, but for a single larger one.
 const maxLetterBytes = 64 << 10
 
-// maxUnstored is how much of letters may wait to be stored before no more events are read: what they say, and what they take besides.
+// maxUnstored is how much of letters may wait to be stored before no more events are read: what they say, and what they
+// take besides.
 const (
 	maxUnstored   = 8 << 20
 	letterTakes   = 512 // its note included
@@ -84,7 +85,8 @@ type letters struct {
 
 type letterKey struct{ app, endpoint, reason string }
 
-// kept says what an app's letters take: what was ever stored of it, but for what was stored before the first that is still there.
+// kept says what an app's letters take: what was ever stored of it, but for what was stored before the first that is
+// still there.
 type kept struct{ total, before int64 }
 
 type letter struct {

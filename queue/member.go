@@ -10,8 +10,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// beatsPerLease is how many signs of life a worker gives within its lease. One that gives none while another worker gives so many,
-// and has each acknowledged, is gone. So nobody is gone while the engine answers nobody.
+// beatsPerLease is how many signs of life a worker gives within its lease. One that gives none while another worker
+// gives so many, and has each acknowledged, is gone. So nobody is gone while the engine answers nobody.
 const beatsPerLease = 6
 
 // A heartbeat is a worker's sign of life.
@@ -74,7 +74,8 @@ func (s *members) tell() {
 	}
 }
 
-// count is for a beat of this worker that was acknowledged. It returns those who are gone, with the revision of their last sign.
+// count is for a beat of this worker that was acknowledged. It returns those who are gone, with the revision of their
+// last sign.
 func (s *members) count() (gone map[string]uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -101,14 +102,14 @@ func (s *members) there() (all []heartbeat) {
 	return all
 }
 
-// gone reports whether a worker has left, or its lease has passed: the first of the beats that were missed may have come right after the sign. One
-// with a longer lease than this worker's may miss more of its beats. mu is held.
+// gone reports whether a worker has left, or its lease has passed: the first of the beats that were missed may have
+// come right after the sign. One with a longer lease than this worker's may miss more of its beats. mu is held.
 func (s *members) gone(m *member) bool {
 	return m.Left || time.Duration(m.missed) > max(beatsPerLease, (beatsPerLease*m.Lease+s.lease-1)/s.lease)
 }
 
-// isGone reports whether the owner of a record is gone: whether it has left, or has been silent for a lease. The engine's leader
-// is asked for its last sign, as what this worker was told may be old.
+// isGone reports whether the owner of a record is gone: whether it has left, or has been silent for a lease. The
+// engine's leader is asked for its last sign, as what this worker was told may be old.
 func (s *members) isGone(ctx context.Context, id string) (bool, error) {
 	if id == "" || id == s.self {
 		return true, nil
@@ -131,8 +132,8 @@ func (s *members) isGone(ctx context.Context, id string) (bool, error) {
 	return gone, nil
 }
 
-// forget deletes the last signs of workers that are gone, so that nobody who comes waits for them. One that has come back meanwhile has given a
-// later sign, which stays.
+// forget deletes the last signs of workers that are gone, so that nobody who comes waits for them. One that has come
+// back meanwhile has given a later sign, which stays.
 func (s *members) forget(ctx context.Context, gone map[string]uint64) error {
 	stream, err := s.q.js.Stream(ctx, "KV_"+leaseBucket)
 	if err != nil {

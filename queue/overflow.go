@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// An overflow knows the endpoints that have no room at the Dispatcher. What is read for them meanwhile becomes a dead letter at once:
-// to have each event encoded, signed and given up takes ten times as long, and everybody behind it in the partition waits.
+// An overflow knows the endpoints that have no room at the Dispatcher. What is read for them meanwhile becomes a dead
+// letter at once: to have each event encoded, signed and given up takes ten times as long, and everybody behind it in
+// the partition waits.
 type overflow struct {
 	mu   sync.Mutex
 	full map[string]full // by endpoint
@@ -17,7 +18,8 @@ type full struct {
 	since time.Time
 }
 
-// fullFor is how long an endpoint counts as full without being asked: its app may have room again by what others give back.
+// fullFor is how long an endpoint counts as full without being asked: its app may have room again by what others give
+// back.
 const fullFor = 50 * time.Millisecond
 
 // set is called when an endpoint had no room.

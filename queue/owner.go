@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// An owner takes a worker's share of the partitions, keeps them while it can say that it is alive, and hands them over. One that is
-// alone has all.
+// An owner takes a worker's share of the partitions, keeps them while it can say that it is alive, and hands them over.
+// One that is alone has all.
 type owner struct {
 	w       *Worker
 	members *members // nil if alone
@@ -149,8 +149,8 @@ func (o *owner) run(others *watch) {
 	}
 }
 
-// confirm makes sure of each partition by writing its record: others may have taken some. Then the worker may send again. What is not
-// confirmed in time is the next time: as long as signs of life are acknowledged nobody takes it.
+// confirm makes sure of each partition by writing its record: others may have taken some. Then the worker may send
+// again. What is not confirmed in time is the next time: as long as signs of life are acknowledged nobody takes it.
 func (o *owner) confirm(lapse int) {
 	clear(o.stuck) // whatever it was, others were hit too
 	var all sync.WaitGroup
@@ -236,8 +236,8 @@ func (o *owner) balance() {
 	o.takeVacant(share-len(mine), taken)
 }
 
-// takeVacant takes so many partitions that nobody says he has, and those that nobody has had for a lease: who should have them cannot
-// read them.
+// takeVacant takes so many partitions that nobody says he has, and those that nobody has had for a lease: who should
+// have them cannot read them.
 func (o *owner) takeVacant(most int, taken []bool) {
 	var takes sync.WaitGroup
 	for _, n := range o.order() {
@@ -270,8 +270,8 @@ func (o *owner) takeIfGone(n int) {
 	}
 }
 
-// recheck makes sure of a partition that another worker says it has. It may have been taken because this one did not get on; if it does now it
-// would send what was delivered long ago, until it writes a record.
+// recheck makes sure of a partition that another worker says it has. It may have been taken because this one did not
+// get on; if it does now it would send what was delivered long ago, until it writes a record.
 func (o *owner) recheck(r *reader) {
 	ctx, cancel := context.WithTimeout(o.ctx, publishTimeout)
 	defer cancel()
@@ -300,8 +300,8 @@ func (o *owner) order() []int {
 	return all
 }
 
-// observe counts beats for what nobody has, and once a lease looks for partitions whose owner is alive but does not get on: there have been events
-// for three leases, and the record has not changed. These are taken too.
+// observe counts beats for what nobody has, and once a lease looks for partitions whose owner is alive but does not get
+// on: there have been events for three leases, and the record has not changed. These are taken too.
 func (o *owner) observe() {
 	for n := range o.vacant {
 		o.vacant[n]++
@@ -354,8 +354,8 @@ func (o *owner) takeAnyway(ctx context.Context, n int) {
 	}
 }
 
-// take takes a partition if it may, and begins to read it. The record is read before its owner is judged, and is written if nobody
-// has written it since: so an owner who comes back in between keeps it.
+// take takes a partition if it may, and begins to read it. The record is read before its owner is judged, and is
+// written if nobody has written it since: so an owner who comes back in between keeps it.
 func (o *owner) take(ctx context.Context, n int, may func(*reader) (bool, error)) (bool, error) {
 	r := newReader(o.w, n)
 	if err := r.locate(ctx); err != nil {
@@ -421,7 +421,8 @@ func (o *owner) fail(r *reader, err error) {
 	}
 }
 
-// lose is for a partition that another worker has, or whose stream is another one: what this worker knows of it is worth nothing.
+// lose is for a partition that another worker has, or whose stream is another one: what this worker knows of it is
+// worth nothing.
 func (o *owner) lose(r *reader, why error) {
 	if r.lost.Swap(true) {
 		return
@@ -458,7 +459,8 @@ func (o *owner) leave(r *reader, forget func()) {
 	}()
 }
 
-// release forgets what the Dispatcher has of a partition, within ctx's time, and notes how far it has got and that nobody has it.
+// release forgets what the Dispatcher has of a partition, within ctx's time, and notes how far it has got and that
+// nobody has it.
 func (o *owner) release(ctx context.Context, r *reader) error {
 	_ = o.w.d.Drop(ctx, r.has)
 	o.w.letters.wait(ctx)

@@ -66,8 +66,8 @@ type Queue struct {
 	secrets    jetstream.KeyValue
 }
 
-// Open makes the streams, or checks those that are there and sets their limits to cfg's. ctx bounds it. The connection stays the
-// caller's, who should let it reconnect for ever (nats.MaxReconnects(-1)) and close it last.
+// Open makes the streams, or checks those that are there and sets their limits to cfg's. ctx bounds it. The connection
+// stays the caller's, who should let it reconnect for ever (nats.MaxReconnects(-1)) and close it last.
 func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Queue, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -174,8 +174,8 @@ func limit(bytes int64, old *jetstream.StreamConfig, otherwise int64) int64 {
 	return cmp.Or(bytes, otherwise)
 }
 
-// openStream makes a stream, or gives the one that is there the config that want returns. Of two processes that make it at the same
-// time the second takes that of the first.
+// openStream makes a stream, or gives the one that is there the config that want returns. Of two processes that make it
+// at the same time the second takes that of the first.
 func (q *Queue) openStream(ctx context.Context, name string, want func(old *jetstream.StreamConfig) (jetstream.StreamConfig, error)) (*jetstream.StreamInfo, error) {
 	wrap := func(err error) error { return fmt.Errorf("queue: stream %s: %w", name, err) }
 	for {
@@ -214,8 +214,8 @@ func sameLimits(a, b *jetstream.StreamConfig) bool {
 	return a.MaxBytes == b.MaxBytes && a.MaxAge == b.MaxAge && a.Replicas == b.Replicas && a.MaxMsgsPerSubject == b.MaxMsgsPerSubject && a.Duplicates == b.Duplicates
 }
 
-// openBucket makes a bucket, or opens the one that is there. Its stream is one that only the leader is asked for, as what a
-// follower says may be old: leases and secrets are decided by what is read.
+// openBucket makes a bucket, or opens the one that is there. Its stream is one that only the leader is asked for, as
+// what a follower says may be old: leases and secrets are decided by what is read.
 func (q *Queue) openBucket(ctx context.Context, name string) (jetstream.KeyValue, error) {
 	_, err := q.openStream(ctx, "KV_"+name, func(old *jetstream.StreamConfig) (jetstream.StreamConfig, error) {
 		return jetstream.StreamConfig{

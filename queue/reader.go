@@ -49,8 +49,8 @@ type reader struct {
 // A verdict says what becomes of the events of an app that the Dispatcher does not know.
 type verdict struct{ endpoint, reason string }
 
-// A standing is that nobody was there for longer than RetryFor. Then every event would be too old to be tried twice, so they
-// count as if the first of them had happened when somebody came.
+// A standing is that nobody was there for longer than RetryFor. Then every event would be too old to be tried twice, so
+// they count as if the first of them had happened when somebody came.
 type standing struct {
 	ended time.Time     // zero if there was none
 	last  uint64        // the last sequence that it concerns
@@ -189,7 +189,8 @@ func (r *reader) read() error {
 // errReplaced says that the events' stream is not the one that a partition was read of, or that it has lost its end.
 var errReplaced = errors.New("queue: the stream was replaced by another one, or an older copy")
 
-// stream returns the events' stream, if it still is the one that was read so far: else its sequences mean nothing to this reader.
+// stream returns the events' stream, if it still is the one that was read so far: else its sequences mean nothing to
+// this reader.
 func (r *reader) stream(ctx context.Context) (jetstream.Stream, error) {
 	r.track.mu.Lock()
 	next := r.track.at.seq() // before the stream is asked how far it goes
@@ -256,7 +257,8 @@ func (r *reader) handle(data []byte, seq uint64, stored time.Time) error {
 	return nil
 }
 
-// knows waits until the worker knows the apps that a node knew, unless the engine itself does not: it has an older copy of them.
+// knows waits until the worker knows the apps that a node knew, unless the engine itself does not: it has an older copy
+// of them.
 func (r *reader) knows(revision uint64) error {
 	if r.w.apps == nil || r.w.apps.revision() >= revision {
 		return nil
@@ -348,8 +350,8 @@ func (r *reader) isThere(app, endpoint string) bool {
 	return all[endpoint]
 }
 
-// unknown is for an event of an app that the Dispatcher does not know. The engine's leader is asked before it becomes a dead letter, once for
-// a message: all of that was emitted before.
+// unknown is for an event of an app that the Dispatcher does not know. The engine's leader is asked before it becomes a
+// dead letter, once for a message: all of that was emitted before.
 func (r *reader) unknown(p position, one *item, only string) error {
 	if gone, known := r.verdicts[one.app]; known {
 		return r.lay(p, one, gone.endpoint, gone.reason)
@@ -530,7 +532,8 @@ func (r *reader) set(ctx context.Context, rec *record) error {
 	return err
 }
 
-// found returns the revision of the record if it is this reader's, or 0 if there is none any more: the bucket was made anew.
+// found returns the revision of the record if it is this reader's, or 0 if there is none any more: the bucket was made
+// anew.
 func (r *reader) found(ctx context.Context) (revision uint64, err error) {
 	entry, err := r.w.q.leases.Get(ctx, recordKey(r.partition))
 	if isNotFound(err) {

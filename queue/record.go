@@ -12,8 +12,8 @@ import (
 	"github.com/pusherhooks/webhook"
 )
 
-// A record says how far a partition has got. Everything before next was read. Of that, an endpoint has had what is before its
-// first unfinished position, because events reach it in order; what timing rules hold has reached nobody.
+// A record says how far a partition has got. Everything before next was read. Of that, an endpoint has had what is
+// before its first unfinished position, because events reach it in order; what timing rules hold has reached nobody.
 type record struct {
 	Stream string              `json:"stream"` // the nonce of the stream that the positions are of
 	Owner  string              `json:"owner"`  // empty: nobody
@@ -79,8 +79,8 @@ func (r *record) bounded(most int) {
 	r.Held = slices.DeleteFunc(r.Held, func(p position) bool { return p >= r.Next })
 }
 
-// A tracking is the record in the making. reading is held while an event enters the dispatcher, and comes before mu: so a pair that a
-// timing rule cancels ends in one record, and so does what an event brings about at several endpoints.
+// A tracking is the record in the making. reading is held while an event enters the dispatcher, and comes before mu: so
+// a pair that a timing rule cancels ends in one record, and so does what an event brings about at several endpoints.
 type tracking struct {
 	reading sync.Mutex
 	app     string // whose event that is; of who holds reading
@@ -151,8 +151,8 @@ func (t *tracking) timed(p position) bool {
 	return t.wasHeld[p] || t.from.Late > 0 && t.from.Late <= p
 }
 
-// wants reports whether an endpoint has not had an event, as far as the record tells. Of what was becoming a letter that names no endpoint, because
-// the app was not there, any may not have had it.
+// wants reports whether an endpoint has not had an event, as far as the record tells. Of what was becoming a letter
+// that names no endpoint, because the app was not there, any may not have had it.
 func (t *tracking) wants(endpoint string, p position) bool {
 	if p >= t.from.Next || t.wasHeld[p] {
 		return true
@@ -260,7 +260,8 @@ func (t *tracking) emitted() []note {
 	return t.spilled
 }
 
-// spills reports whether an event is not to be queued because its endpoint is full. One that a timing rule has held is not known any more.
+// spills reports whether an event is not to be queued because its endpoint is full. One that a timing rule has held is
+// not known any more.
 func (t *tracking) spills(endpoint string, p position) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -159,7 +159,8 @@ func TestALateEventIsTheFirstUnfinished(t *testing.T) {
 	require.False(t, changed)
 }
 
-// What a timing rule remembers is read again for the rule, by the next owner and by the one after him, and goes to nobody a second time.
+// What a timing rule remembers is read again for the rule, by the next owner and by the one after him, and goes to
+// nobody a second time.
 func TestWhatARuleRemembersIsSeenAgainAndGoesToNobody(t *testing.T) {
 	p := func(seq uint64) position { return positionOf(seq, 0) }
 	first := newTracking(record{Next: p(1)})
@@ -186,7 +187,8 @@ func TestWhatARuleRemembersIsSeenAgainAndGoesToNobody(t *testing.T) {
 	require.Equal(t, p(9), after.floor())
 }
 
-// A record says whose the endpoints are that have something unfinished: at the next owner they may be none of the app's any more.
+// A record says whose the endpoints are that have something unfinished: at the next owner they may be none of the app's
+// any more.
 func TestARecordSaysWhoseItsEndpointsAre(t *testing.T) {
 	tr := newTracking(record{Stream: "s", Next: 1})
 	tr.app = "a"

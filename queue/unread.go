@@ -2,8 +2,8 @@ package queue
 
 import "math"
 
-// An unread is a group that is stored. What it has of its apps' shares goes back when a worker of this process has read it, or at once if
-// none is known.
+// An unread is a group that is stored. What it has of its apps' shares goes back when a worker of this process has read
+// it, or at once if none is known.
 type unread struct {
 	seq   uint64
 	parts []appBytes

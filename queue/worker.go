@@ -19,27 +19,28 @@ import (
 
 // WorkerConfig configures a Worker. The zero value of every field means its default.
 type WorkerConfig struct {
-	// Config is of its Dispatcher. With Apps these are the apps. Without, they are those of Queue.SetApp, also later. Hooks.GivenUp
-	// must be nil: what is given up becomes a dead letter. Hooks.Rejected is not called, see EmitterConfig. Hooks.Undelivered must return at once: a partition may
-	// wait for it. It is not told of events that find their endpoint full: they are counted in WorkerStats.Dead. Lateness is at least half a second,
-	// unless the worker is Alone: then it is for who has several nodes all the same.
+	// Config is of its Dispatcher. With Apps these are the apps. Without, they are those of Queue.SetApp, also later.
+	// Hooks.GivenUp must be nil: what is given up becomes a dead letter. Hooks.Rejected is not called, see
+	// EmitterConfig. Hooks.Undelivered must return at once: a partition may wait for it. It is not told of events that
+	// find their endpoint full: they are counted in WorkerStats.Dead. Lateness is at least half a second, unless the
+	// worker is Alone: then it is for who has several nodes all the same.
 	webhook.Config
 
 	// RecordInterval is how often it is noted how far a partition has got: what ended since is delivered again after
 	// a crash. From 50ms to 200ms; default 100ms.
 	RecordInterval time.Duration
 
-	// Lease is how long a worker may be silent until others take its partitions. It stops sending when it could not say that it is
-	// alive for seven tenths of it. A shorter one means less delay after a crash, and more standstills where the
-	// network or the disk stalls. Workers of a queue may have different ones. From 1s; default 3s.
+	// Lease is how long a worker may be silent until others take its partitions. It stops sending when it could not say
+	// that it is alive for seven tenths of it. A shorter one means less delay after a crash, and more standstills where
+	// the network or the disk stalls. Workers of a queue may have different ones. From 1s; default 3s.
 	Lease time.Duration
 
 	// HandoverWait is how long a partition that goes to another worker waits for requests that are on the wire; then they
 	// are cancelled, and sent again by the other. Default 11s, one more than HTTPConfig.Timeout.
 	HandoverWait time.Duration
 
-	// Alone says that there is no other worker of this queue and never is one at the same time: it has all partitions from the
-	// beginning, and needs no lease.
+	// Alone says that there is no other worker of this queue and never is one at the same time: it has all partitions
+	// from the beginning, and needs no lease.
 	Alone bool
 }
 
@@ -96,8 +97,8 @@ func (l *limitedLog) limited(text string, err error) {
 	}
 }
 
-// NewWorker returns a worker that begins to take its share of the partitions. One that is Alone has all of them, or NewWorker returns why
-// not.
+// NewWorker returns a worker that begins to take its share of the partitions. One that is Alone has all of them, or
+// NewWorker returns why not.
 func (q *Queue) NewWorker(cfg WorkerConfig) (*Worker, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
@@ -172,7 +173,8 @@ func (w *Worker) dispatcherConfig() webhook.Config {
 	return cfg
 }
 
-// send sends if the app's partition is this worker's. If it is not any more, the Dispatcher is about to forget what it has of the app.
+// send sends if the app's partition is this worker's. If it is not any more, the Dispatcher is about to forget what it
+// has of the app.
 func (w *Worker) send(ctx context.Context, d *webhook.Delivery) error {
 	if !w.owner.allows(ctx, d.AppID) {
 		<-ctx.Done()
@@ -227,8 +229,8 @@ func (w *Worker) fail(partition int, err error) {
 	w.log.Error("webhook queue: the worker leaves a partition", "partition", partition, "error", err)
 }
 
-// Dispatcher is the worker's, for its Wants and the like. It is closed by the worker, and events go into it through the queue
-// alone.
+// Dispatcher is the worker's, for its Wants and the like. It is closed by the worker, and events go into it through the
+// queue alone.
 func (w *Worker) Dispatcher() *webhook.Dispatcher { return w.d }
 
 // Endpoints returns the status of an app's endpoints at this worker; see webhook.Dispatcher.Endpoints.
@@ -256,11 +258,11 @@ func (w *Worker) Stats() WorkerStats {
 	return s
 }
 
-// Close stops reading. One of several workers hands its partitions over: what is on the wire gets HandoverWait, or half of ctx's
-// time, to be answered. One that is Alone reads the rest and sends it, and waits for the answers for five seconds at most or half of ctx's
-// time, but not for endpoints that fail. Then it is noted how far each partition has got. What is not delivered stays in the stream, for the
-// next worker. Its error says that the note could not be written: some will be delivered again. A second call, or a concurrent one, waits for the
-// first and returns the same.
+// Close stops reading. One of several workers hands its partitions over: what is on the wire gets HandoverWait, or half
+// of ctx's time, to be answered. One that is Alone reads the rest and sends it, and waits for the answers for five
+// seconds at most or half of ctx's time, but not for endpoints that fail. Then it is noted how far each partition has
+// got. What is not delivered stays in the stream, for the next worker. Its error says that the note could not be
+// written: some will be delivered again. A second call, or a concurrent one, waits for the first and returns the same.
 func (w *Worker) Close(ctx context.Context) error {
 	w.close.Do(func() { w.closed = w.shut(ctx) })
 	return w.closed

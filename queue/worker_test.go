@@ -7,7 +7,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Of a worker that is alone, as in one process with its only node, events come in order: to remember them would double what they cost.
+// Of a worker that is alone, as in one process with its only node, events come in order: to remember them would double
+// what they cost.
 func TestLatenessIsForFleets(t *testing.T) {
 	for name, test := range map[string]struct {
 		cfg  WorkerConfig

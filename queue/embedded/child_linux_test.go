@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// again runs a test again in a child process with privileges of its own, where a variable has a directory for it. If the
-// system does not allow that the test is skipped.
+// again runs a test again in a child process with privileges of its own, where a variable has a directory for it. If
+// the system does not allow that the test is skipped.
 func again(t *testing.T, variable string, attr *syscall.SysProcAttr) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.v", "-test.run", "^"+t.Name()+"$")

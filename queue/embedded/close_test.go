@@ -11,8 +11,8 @@ import (
 	"github.com/pusherhooks/webhook"
 )
 
-// Close sends what was just emitted, as it does in memory, and does not wait for its window. What an endpoint does not take is
-// delivered after the next Open, so nobody waits for a retry, and nothing is logged as if it were lost.
+// Close sends what was just emitted, as it does in memory, and does not wait for its window. What an endpoint does not
+// take is delivered after the next Open, so nobody waits for a retry, and nothing is logged as if it were lost.
 func TestCloseSendsWhatWasNotSentAndDoesNotWaitForRetries(t *testing.T) {
 	t.Parallel()
 	r, down := receiver(t, app("app")), receiver(t, app("app"))

@@ -13,8 +13,8 @@ import (
 	"github.com/pusherhooks/webhook"
 )
 
-// A store that is deleted under the process is noticed: nothing counts as stored any more, what was read is delivered from
-// memory, and the next Open has a new store.
+// A store that is deleted under the process is noticed: nothing counts as stored any more, what was read is delivered
+// from memory, and the next Open has a new store.
 func TestAStoreThatIsDeleted(t *testing.T) {
 	t.Parallel()
 	for name, remove := range map[string]func(dir string) error{

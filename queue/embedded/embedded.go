@@ -1,5 +1,5 @@
-// Package embedded makes webhooks durable in one process: a NATS JetStream engine, an emitter and a worker on one directory. An
-// event is on the disk, synced, before it counts as stored.
+// Package embedded makes webhooks durable in one process: a NATS JetStream engine, an emitter and a worker on one
+// directory. An event is on the disk, synced, before it counts as stored.
 package embedded
 
 import (
@@ -22,8 +22,8 @@ import (
 
 // Config is the Dispatcher's, and the engine's.
 //
-// With Apps these are the apps, and what SetApp has stored earlier is forgotten; their secrets are not stored. Without, the
-// apps are those that SetApp has stored. Hooks.GivenUp must be nil: what is given up becomes a dead letter.
+// With Apps these are the apps, and what SetApp has stored earlier is forgotten; their secrets are not stored. Without,
+// the apps are those that SetApp has stored. Hooks.GivenUp must be nil: what is given up becomes a dead letter.
 type Config struct {
 	webhook.Config
 	Engine EngineConfig
@@ -41,7 +41,8 @@ type EngineConfig struct {
 	// MaxDeadAge is how long a dead letter is kept. Default seven days.
 	MaxDeadAge time.Duration
 
-	// MaxBufferedBytes bounds what is accepted and was not read from the store yet; see queue.EmitterConfig. Default 64 MiB.
+	// MaxBufferedBytes bounds what is accepted and was not read from the store yet; see queue.EmitterConfig. Default 64
+	// MiB.
 	MaxBufferedBytes int64
 }
 
@@ -61,8 +62,8 @@ type Stats struct {
 
 // Local is a durable Dispatcher. Its methods may be called by any number of goroutines.
 type Local struct {
-	// Emit takes an event into memory, from where it is stored within milliseconds; EmitDurable returns when the event is
-	// stored, synced to the disk; Flush when all that was accepted before is.
+	// Emit takes an event into memory, from where it is stored within milliseconds; EmitDurable returns when the event
+	// is stored, synced to the disk; Flush when all that was accepted before is.
 	*queue.Emitter
 
 	lock    *os.File
@@ -78,8 +79,8 @@ type Local struct {
 
 var _ webhook.Emitter = (*Local)(nil)
 
-// Open opens the queue in a directory, which it makes if it is not there, and goes on with what is in it. No other process
-// may have it open: that is ErrLocked, at once. ctx bounds Open, not what it returns.
+// Open opens the queue in a directory, which it makes if it is not there, and goes on with what is in it. No other
+// process may have it open: that is ErrLocked, at once. ctx bounds Open, not what it returns.
 func Open(ctx context.Context, dir string, cfg Config) (_ *Local, err error) {
 	if dir, err = filepath.Abs(dir); err == nil { // the process may go elsewhere
 		err = os.MkdirAll(dir, 0o700)
@@ -217,7 +218,8 @@ func (l *Local) SetApp(ctx context.Context, a webhook.App) error {
 	return l.queue.SetApp(ctx, a)
 }
 
-// RemoveApp removes an app. What the Dispatcher has of it is still delivered; what it reads later becomes dead letters of the endpoint "_removed".
+// RemoveApp removes an app. What the Dispatcher has of it is still delivered; what it reads later becomes dead letters
+// of the endpoint "_removed".
 func (l *Local) RemoveApp(ctx context.Context, id string) error {
 	l.known.Delete(id)
 	l.worker.Dispatcher().RemoveApp(id)
@@ -253,10 +255,11 @@ func (l *Local) Stats() Stats {
 	return Stats{Emitter: l.Emitter.Stats(), Worker: l.worker.Stats(), Starts: starts, Err: err}
 }
 
-// Close refuses events, has those that were accepted stored, sends what was not sent yet and closes the store. It waits for the
-// answers, for five seconds at most or half of ctx's time, but not for retries. It returns nil also when events are pending in the
-// store: they are delivered after the next Open. When ctx ends before everything accepted
-// is stored, its error says how many events that concerns. Where the store was deleted it is ErrDeleted. A second call, or a concurrent one, waits for the first.
+// Close refuses events, has those that were accepted stored, sends what was not sent yet and closes the store. It waits
+// for the answers, for five seconds at most or half of ctx's time, but not for retries. It returns nil also when events
+// are pending in the store: they are delivered after the next Open. When ctx ends before everything accepted is stored,
+// its error says how many events that concerns. Where the store was deleted it is ErrDeleted. A second call, or a
+// concurrent one, waits for the first.
 func (l *Local) Close(ctx context.Context) error {
 	l.closing.Do(func() {
 		defer close(l.closed)

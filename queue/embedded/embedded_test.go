@@ -183,8 +183,8 @@ func child(dir string) int {
 	}
 }
 
-// A child is killed with -9 again and again. What EmitDurable and Flush said was stored is received, in order for each channel; some
-// of it twice. Of an endpoint that is gone, each event waits or is a dead letter.
+// A child is killed with -9 again and again. What EmitDurable and Flush said was stored is received, in order for each
+// channel; some of it twice. Of an endpoint that is gone, each event waits or is a dead letter.
 func TestKilledNineTimes(t *testing.T) {
 	t.Parallel()
 	kills := 9
@@ -257,8 +257,8 @@ func note(seen map[string]map[int]bool, channel string, n int) {
 	seen[channel][n] = true
 }
 
-// killed runs a child for some time and returns the last number of each channel that it said was stored. With cut that is called
-// before the child is killed, and what it says later does not count.
+// killed runs a child for some time and returns the last number of each channel that it said was stored. With cut that
+// is called before the child is killed, and what it says later does not count.
 func killed(t *testing.T, dir, url, dead string, first int, after time.Duration, cut func()) map[string]int {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
@@ -636,7 +636,8 @@ func TestAfterALongStandstillEventsAreTriedForRetryForAgain(t *testing.T) {
 	require.Empty(t, letters(t, l, queue.DeadFilter{}))
 }
 
-// BenchmarkDeliver emits and waits until everything is delivered by a Sender that accepts at once: what the queue itself costs.
+// BenchmarkDeliver emits and waits until everything is delivered by a Sender that accepts at once: what the queue
+// itself costs.
 func BenchmarkDeliver(b *testing.B) {
 	cfg := fast(app("app", "http://127.0.0.1:1"))
 	cfg.Sender = webhook.SenderFunc(func(context.Context, *webhook.Delivery) error { return nil })

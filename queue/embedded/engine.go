@@ -16,8 +16,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// An engine is a NATS server in this process. It listens on no socket: clients come by pipes. If it stops, or cannot write
-// any more, as when the disk was full, it is started again.
+// An engine is a NATS server in this process. It listens on no socket: clients come by pipes. If it stops, or cannot
+// write any more, as when the disk was full, it is started again.
 type engine struct {
 	dir    string
 	limit  int64
@@ -90,8 +90,8 @@ func (e *engine) InProcessConn() (net.Conn, error) {
 	return s.InProcessConn()
 }
 
-// connect returns the connection that is told at once when the server stops: by itself it has what is on the way wait for
-// its time to end.
+// connect returns the connection that is told at once when the server stops: by itself it has what is on the way wait
+// for its time to end.
 func (e *engine) connect() (*nats.Conn, error) {
 	nc, err := nats.Connect("", nats.InProcessServer(e), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond),
 		nats.ReconnectJitter(0, 0), nats.ReconnectBufSize(-1), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
@@ -163,8 +163,9 @@ func (e *engine) fault() error {
 	return nil
 }
 
-// keep has the engine started again when it does not work, and has it notice when one of these files and directories, or one of its streams', is not there any more or
-// another one. The engine itself does not: it goes on to write into files that nobody will find again.
+// keep has the engine started again when it does not work, and has it notice when one of these files and directories,
+// or one of its streams', is not there any more or another one. The engine itself does not: it goes on to write into
+// files that nobody will find again.
 func (e *engine) keep(paths ...string) error {
 	streams, err := filepath.Glob(filepath.Join(e.dir, "jetstream", "*", "streams", "*"))
 	if err != nil {

@@ -36,8 +36,8 @@ func (s *sink) Send(ctx context.Context, d *webhook.Delivery) error {
 	return nil
 }
 
-// An app emits as fast as it can what its endpoint does not take. Others beside it find room, and get their events soon; of what was
-// accepted each event has arrived or is a letter.
+// An app emits as fast as it can what its endpoint does not take. Others beside it find room, and get their events
+// soon; of what was accepted each event has arrived or is a letter.
 func TestAFloodBesideOthers(t *testing.T) {
 	t.Parallel()
 	const others, each = 20, 40

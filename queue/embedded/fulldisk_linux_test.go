@@ -32,8 +32,8 @@ func ownDisk(t *testing.T, size string) (dir string) {
 	return ""
 }
 
-// A disk that is really full, by somebody else's file: Emit goes on until the buffer is full, and then refuses. When there is room
-// again everything accepted is stored and delivered, in order.
+// A disk that is really full, by somebody else's file: Emit goes on until the buffer is full, and then refuses. When
+// there is room again everything accepted is stored and delivered, in order.
 func TestAFullDisk(t *testing.T) {
 	t.Parallel()
 	dir := ownDisk(t, "40M")

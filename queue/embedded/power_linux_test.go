@@ -41,8 +41,8 @@ func (m *machine) boot() ([]byte, error) {
 	return exec.Command("mount", "-o", "loop", m.image, m.dir).CombinedOutput()
 }
 
-// cut ends the power: nothing gets to the image any more, neither what waits in memory to be written nor the journal of the
-// file system, and what is written fails.
+// cut ends the power: nothing gets to the image any more, neither what waits in memory to be written nor the journal of
+// the file system, and what is written fails.
 func (m *machine) cut() {
 	const shutdown, noLogFlush = 0x8004587d, uint32(2) // EXT4_IOC_SHUTDOWN, EXT4_GOING_FLAGS_NOLOGFLUSH
 	f, err := os.Open(m.dir)
@@ -67,7 +67,8 @@ func (m *machine) reboot(t *testing.T) {
 	require.NoError(t, err, "%s", out)
 }
 
-// The power goes, again and again, also when the store is young. What EmitDurable and Flush said was stored is received.
+// The power goes, again and again, also when the store is young. What EmitDurable and Flush said was stored is
+// received.
 func TestThePowerIsCut(t *testing.T) {
 	t.Parallel()
 	m := plugIn(t)

@@ -157,7 +157,8 @@ func TestAReplayOfMoreThanThereIsRoomFor(t *testing.T) {
 	require.Equal(t, n, len(events))
 }
 
-// One app's letters, of whichever endpoints, take a quarter of the store at most, also when they come after a restart: others' are kept.
+// One app's letters, of whichever endpoints, take a quarter of the store at most, also when they come after a restart:
+// others' are kept.
 func TestLettersPushOutNobodyElses(t *testing.T) {
 	t.Parallel()
 	var log logged
@@ -287,7 +288,8 @@ func grep(t *testing.T, dir, secret string) (found string) {
 	return found
 }
 
-// A member leaves, the process ends, and the member is back within the grace in the next one: neither is sent. Later than that, both are.
+// A member leaves, the process ends, and the member is back within the grace in the next one: neither is sent. Later
+// than that, both are.
 func TestTheGraceGoesOnAfterTheNextOpen(t *testing.T) {
 	for name, test := range map[string]struct {
 		away time.Duration

@@ -31,8 +31,8 @@ func knowing(t *testing.T, q *queue.Queue) *queue.Emitter {
 	return e
 }
 
-// What a node emits that knows an app is delivered by that configuration or a later one: a worker that has an older one waits until it has
-// heard of it.
+// What a node emits that knows an app is delivered by that configuration or a later one: a worker that has an older one
+// waits until it has heard of it.
 func TestAWorkerKnowsTheAppsThatTheNodeKnew(t *testing.T) {
 	q := openQueue(t, startServer(t))
 	r := newReceiver(t)
@@ -64,8 +64,8 @@ func TestANodeStoresOnlyWhatIsAskedFor(t *testing.T) {
 	require.Equal(t, before+2, e.Stats().Accepted)
 }
 
-// What is queued for an app that is removed, and what is emitted for one that nobody knows, become dead letters. Set again, the app
-// has them by Replay.
+// What is queued for an app that is removed, and what is emitted for one that nobody knows, become dead letters. Set
+// again, the app has them by Replay.
 func TestRemovedAndUnknownApps(t *testing.T) {
 	q := openQueue(t, startServer(t))
 	r := newReceiver(t)
@@ -114,7 +114,8 @@ func TestReplaceApps(t *testing.T) {
 	require.Equal(t, all, again, "a fault changes nothing")
 }
 
-// The leader is asked once for all events of a message whose app nobody knows: a flood of them costs others of its partition no more.
+// The leader is asked once for all events of a message whose app nobody knows: a flood of them costs others of its
+// partition no more.
 func TestAFloodForAnUnknownApp(t *testing.T) {
 	url := startServer(t)
 	q := openQueue(t, url)

@@ -124,8 +124,8 @@ func (c *cluster) epochs(q *queue.Queue) (all []uint64) {
 	return all
 }
 
-// The leader of the events is killed with -9, again and again. Nothing that was acknowledged is lost, late or twice, nobody's
-// partitions are taken, and it goes on soon after there is a new leader.
+// The leader of the events is killed with -9, again and again. Nothing that was acknowledged is lost, late or twice,
+// nobody's partitions are taken, and it goes on soon after there is a new leader.
 func TestKilledLeadersOfThreeServers(t *testing.T) {
 	kills := 1
 	if n, err := strconv.Atoi(os.Getenv("FLEET_KILLS")); err == nil {

@@ -85,8 +85,8 @@ func (w *wire) pass(from, to net.Conn) {
 	}
 }
 
-// A worker that is cut off from the engine stops sending before its lease is over, and sends nothing while another has its partitions. When
-// it is back it takes its share again.
+// A worker that is cut off from the engine stops sending before its lease is over, and sends nothing while another has
+// its partitions. When it is back it takes its share again.
 func TestAWorkerThatIsCutOffSendsNothing(t *testing.T) {
 	server := startServer(t)
 	q := openQueue(t, server)
@@ -141,8 +141,8 @@ func TestAWorkerOfManyPartitionsGoesOn(t *testing.T) {
 	require.Len(t, a.Partitions(), 128)
 }
 
-// Close of a worker that is cut off, with requests on the wire, keeps its time and says that it could not note how far it has got. The next
-// worker delivers all.
+// Close of a worker that is cut off, with requests on the wire, keeps its time and says that it could not note how far
+// it has got. The next worker delivers all.
 func TestCloseWhileCutOff(t *testing.T) {
 	server := startServer(t)
 	q := openQueue(t, server)

@@ -13,8 +13,8 @@ import (
 	"github.com/pusherhooks/webhook/queue"
 )
 
-// A partition that a newer version wrote to is left by a worker that cannot read it, which goes on with the others. One that can read it
-// takes it (here the next one, after the message is gone).
+// A partition that a newer version wrote to is left by a worker that cannot read it, which goes on with the others. One
+// that can read it takes it (here the next one, after the message is gone).
 func TestANewerVersionCostsAPartition(t *testing.T) {
 	url := startServer(t)
 	q := openQueue(t, url)

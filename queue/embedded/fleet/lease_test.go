@@ -10,7 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A worker takes nothing before a sign of life of its own is stored: others would take it for gone, and have its partitions at once.
+// A worker takes nothing before a sign of life of its own is stored: others would take it for gone, and have its
+// partitions at once.
 func TestAWorkerThatCannotSayThatItIsAliveTakesNothing(t *testing.T) {
 	mute := &server.User{Username: "mute", Password: "x", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"$KV.WH_LEASE.m.*"}}}}
 	s, err := server.NewServer(&server.Options{ServerName: "one", Host: "127.0.0.1", Port: -1, NoSigs: true, NoLog: true, JetStream: true, StoreDir: t.TempDir(),
@@ -31,7 +32,8 @@ func TestAWorkerThatCannotSayThatItIsAliveTakesNothing(t *testing.T) {
 	require.Zero(t, a.Stats().Taken)
 }
 
-// A worker whose partition was taken because it did not get on learns that from the other's signs of life, and not only when it does.
+// A worker whose partition was taken because it did not get on learns that from the other's signs of life, and not only
+// when it does.
 func TestAnIdleWorkerNoticesThatAPartitionWasTaken(t *testing.T) {
 	url := startServer(t)
 	q := openQueue(t, url)

@@ -9,7 +9,8 @@ import (
 	"github.com/pusherhooks/webhook/queue"
 )
 
-// An app's webhook gets another URL while events wait for the old one. Then a worker hands over: each event is delivered, or is a letter.
+// An app's webhook gets another URL while events wait for the old one. Then a worker hands over: each event is
+// delivered, or is a letter.
 func TestAnAppThatMovesWhileEventsWait(t *testing.T) {
 	q := openQueue(t, startServer(t))
 	r := newReceiver(t)

@@ -40,8 +40,9 @@ func TestARecordThatCannotBeRead(t *testing.T) {
 	require.EqualValues(t, 6, w.Stats().Rewound)
 }
 
-// A worker is killed, or the engine fails, between a record and the purge that follows it. What nobody needs is purged all the same,
-// though nothing new comes: else the partition looks as if its owner did not get on, and goes from one worker to the next.
+// A worker is killed, or the engine fails, between a record and the purge that follows it. What nobody needs is purged
+// all the same, though nothing new comes: else the partition looks as if its owner did not get on, and goes from one
+// worker to the next.
 func TestWhatTheRecordIsBeyondIsPurged(t *testing.T) {
 	url := startServer(t)
 	q := openQueue(t, url)
@@ -63,8 +64,8 @@ func TestWhatTheRecordIsBeyondIsPurged(t *testing.T) {
 	require.Empty(t, r.events("/"), "it had it")
 }
 
-// The stream is made anew, or an older copy of it restored, while a worker reads it: what is in there is delivered, and nothing is purged that
-// was not.
+// The stream is made anew, or an older copy of it restored, while a worker reads it: what is in there is delivered, and
+// nothing is purged that was not.
 func TestAnotherStreamUnderARunningWorker(t *testing.T) {
 	url := startServer(t)
 	q := openQueue(t, url)
@@ -110,7 +111,8 @@ func TestAnotherBucketUnderARunningWorker(t *testing.T) {
 	require.Len(t, r.events("/"), 1)
 }
 
-// A record that is of another stream counts when its partition is taken, and not each time that somebody looks whether he may.
+// A record that is of another stream counts when its partition is taken, and not each time that somebody looks whether
+// he may.
 func TestARewoundPartitionCountsOnce(t *testing.T) {
 	url := startServer(t)
 	q := openQueue(t, url)

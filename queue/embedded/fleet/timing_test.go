@@ -10,8 +10,9 @@ import (
 	"github.com/pusherhooks/webhook"
 )
 
-// A member leaves node A and is back on node B within the grace, after all gaps from none to nearly all of it, in either order of what is stored first, while a worker
-// is killed: at the end each is there for whoever counts the webhooks.
+// A member leaves node A and is back on node B within the grace, after all gaps from none to nearly all of it, in
+// either order of what is stored first, while a worker is killed: at the end each is there for whoever counts the
+// webhooks.
 func TestTheGraceHoldsOverTwoNodesAndAKilledWorker(t *testing.T) {
 	url := startServer(t)
 	q := openQueue(t, url)

@@ -186,7 +186,8 @@ func sharedBy(t *testing.T, q *queue.Queue, n int) {
 	}), "%v", owners(t, q))
 }
 
-// 1 000 endpoints, of which 100 are dead, on two workers of which one is killed with -9. What was accepted is received by each endpoint, in order.
+// 1 000 endpoints, of which 100 are dead, on two workers of which one is killed with -9. What was accepted is received
+// by each endpoint, in order.
 func TestAKilledWorkerIsReplaced(t *testing.T) {
 	url := startServer(t)
 	q := openQueue(t, url)
