@@ -36,6 +36,7 @@ var ways = []way{
 // waySpec asks what a way costs. Nothing is read and nothing is delivered.
 type waySpec struct {
 	Queue  queueSpec
+	Stream string // a new one
 	Way    way
 	Rate   int // events a second; 0: as fast as they are stored
 	Events int
@@ -65,6 +66,7 @@ type filling struct {
 type storer struct {
 	js      jetstream.JetStream
 	nc      *nats.Conn
+	subject string
 	way     way
 	news    chan struct{} // has one if there may be something to store
 	storing sync.WaitGroup
@@ -87,7 +89,7 @@ func measureWay(spec waySpec) (result wayResult, err error) {
 	defer stop()
 	ctx, cancel := context.WithTimeout(context.Background(), childTime)
 	defer cancel()
-	s, err := newStorer(ctx, nc, spec.Way, max(1, len(spec.Queue.Servers)))
+	s, err := newStorer(ctx, nc, &spec)
 	if err != nil {
 		return result, err
 	}
@@ -109,6 +111,9 @@ func measureWay(spec waySpec) (result wayResult, err error) {
 		return result, err
 	}
 	s.close()
+	if err := s.js.DeleteStream(ctx, spec.Stream); err != nil {
+		return result, err
+	}
 	slices.Sort(s.took)
 	n := float64(spec.Events)
 	return wayResult{n / elapsed.Seconds(), float64(after-before) / n, n / float64(s.groups), percentile(s.took, 0.99)}, nil
@@ -126,17 +131,18 @@ func (spec queueSpec) dial() (nc *nats.Conn, stop func(), err error) {
 	return nc, nc.Close, nil
 }
 
-func newStorer(ctx context.Context, nc *nats.Conn, w way, replicas int) (*storer, error) {
+func newStorer(ctx context.Context, nc *nats.Conn, spec *waySpec) (*storer, error) {
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return nil, err
 	}
-	cfg := jetstream.StreamConfig{Name: "WAYS", Subjects: []string{"ways"}, Replicas: replicas, AllowAtomicPublish: w.Atomic}
-	_ = js.DeleteStream(ctx, cfg.Name) // of the way before
+	cfg := jetstream.StreamConfig{
+		Name: spec.Stream, Subjects: []string{spec.Stream}, Replicas: max(1, len(spec.Queue.Servers)), AllowAtomicPublish: spec.Way.Atomic,
+	}
 	if _, err := js.CreateStream(ctx, cfg); err != nil {
 		return nil, err
 	}
-	s := &storer{js: js, nc: nc, way: w, news: make(chan struct{}, 1)}
+	s := &storer{js: js, nc: nc, subject: spec.Stream, way: spec.Way, news: make(chan struct{}, 1)}
 	s.storing.Go(s.run)
 	return s, nil
 }
@@ -260,12 +266,12 @@ func (s *storer) linger(wait time.Duration) {
 // store stores groups and waits for that.
 func (s *storer) store(all []*filling) error {
 	if len(all) == 1 {
-		_, err := s.js.Publish(context.Background(), "ways", all[0].buf, jetstream.WithMsgID(nats.NewInbox()))
+		_, err := s.js.Publish(context.Background(), s.subject, all[0].buf, jetstream.WithMsgID(nats.NewInbox()))
 		return err
 	}
 	id := nats.NewInbox()
 	for i, g := range all {
-		msg := nats.NewMsg("ways")
+		msg := nats.NewMsg(s.subject)
 		msg.Data = g.buf
 		msg.Header.Set("Nats-Msg-Id", nats.NewInbox())
 		msg.Header.Set("Nats-Batch-Id", id)
@@ -297,7 +303,7 @@ func (s *storer) runPipelined() {
 		if !more {
 			return
 		}
-		ack, err := s.js.PublishAsync("ways", all[0].buf, jetstream.WithMsgID(nats.NewInbox()))
+		ack, err := s.js.PublishAsync(s.subject, all[0].buf, jetstream.WithMsgID(nats.NewInbox()))
 		if err != nil {
 			s.stored(all, err)
 			return
@@ -361,8 +367,8 @@ func (t *wayTable) round(ctx context.Context, o options, dir string) (err error)
 		inDirectory: {Dir: filepath.Join(dir, "embedded")}, threeServers: {Servers: cluster.urls, PIDs: cluster.pids},
 	} {
 		for _, rate := range wayRates {
-			for _, w := range ways {
-				spec := waySpec{Queue: where, Way: w, Rate: rate, Events: cmp.Or(3*rate, 3_000_000)}
+			for i, w := range ways {
+				spec := waySpec{Queue: where, Stream: fmt.Sprintf("ways-%d-%d", rate, i), Way: w, Rate: rate, Events: cmp.Or(3*rate, 3_000_000)}
 				if o.quick {
 					spec.Events /= 30
 				}

@@ -43,8 +43,8 @@ type EmitterConfig struct {
 	// webhook.Hooks.Rejected.
 	Rejected func(app string, e webhook.Event, err error)
 
-	// Logger gets an Error when the engine does not store, every ten seconds at most, and when an event is refused, every
-	// second at most. Default: discards.
+	// Logger gets an Error when the engine does not store, every ten seconds at most, and when an event is refused,
+	// every second at most. Default: discards.
 	Logger *slog.Logger
 }
 
@@ -374,8 +374,8 @@ func (p *part) run() {
 	}
 }
 
-// lingerTime is at least between two groups, unless somebody waits for the second or it is full. What a group costs hardly
-// depends on its size, see docs/queue.md.
+// lingerTime is at least between two groups, unless somebody waits for the second or it is full. What a group costs
+// hardly depends on its size, see docs/queue.md.
 const lingerTime = 5 * time.Millisecond
 
 // linger waits until the next group is due.

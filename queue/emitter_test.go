@@ -157,8 +157,8 @@ func TestABufferIsShared(t *testing.T) {
 	require.Empty(t, e.parts[0].shares)
 }
 
-// What is refused is counted, told to the hook on Emit's goroutine, and logged once a second; a hook that panics changes
-// nothing.
+// What is refused is counted, told to the hook on Emit's goroutine, and logged once a second; a hook that panics
+// changes nothing.
 func TestWhatEmitRefuses(t *testing.T) {
 	var told []string
 	var log bytes.Buffer

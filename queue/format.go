@@ -11,8 +11,8 @@ import (
 	"github.com/pusherhooks/webhook"
 )
 
-// What is stored begins with a version: groups of events, the record of how far they have got, letters and apps. A newer
-// one was written by a later version of this package, and is not touched.
+// What is stored begins with a version: groups of events, the record of how far they have got, letters and apps. A
+// newer one was written by a later version of this package, and is not touched.
 //
 // A group is its version, a byte of zero, the microseconds from its first event's Emit to its publication and the
 // revision of the apps that the node knew, in eight bytes each, the node's name, the endpoint that it is for (empty:

@@ -208,7 +208,8 @@ func (o *owner) partitions() (all []int) {
 
 func (o *owner) suspended() bool { return o.lease != nil && o.lease.suspended() }
 
-// allows waits until it is sure that an app's partition is this worker's, or returns false: it is not, or ctx has ended.
+// allows waits until it is sure that an app's partition is this worker's, or returns false: it is not, or ctx has
+// ended.
 func (o *owner) allows(ctx context.Context, app string) bool {
 	if !o.lease.allow(ctx) {
 		return false

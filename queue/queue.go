@@ -1,5 +1,5 @@
-// Package queue makes webhooks durable: events go into a stream of NATS JetStream, and a worker's Dispatcher delivers them
-// from there. See the README, and the package embedded for an engine in the same process.
+// Package queue makes webhooks durable: events go into a stream of NATS JetStream, and a worker's Dispatcher delivers
+// them from there. See the README, and the package embedded for an engine in the same process.
 package queue
 
 import (
@@ -17,8 +17,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Config is of the streams. They are made by the first process that opens the queue; what a later one leaves zero stays as
-// it is.
+// Config is of the streams. They are made by the first process that opens the queue; what a later one leaves zero stays
+// as it is.
 type Config struct {
 	// Partitions is how many ways the events are divided, by app: so many workers can share them at most. It is
 	// fixed when the streams are made, and another number is an error then. Default 16.

@@ -392,8 +392,8 @@ func (r *reader) lay(p position, one *item, endpoint, reason string) error {
 	return nil
 }
 
-// dead makes a dead letter of an event that reaches no endpoint. Of an app that is gone nobody knows which endpoints had
-// the event, if any: it may be a letter although they had.
+// dead makes a dead letter of an event that reaches no endpoint. Of an app that is gone nobody knows which endpoints
+// had the event, if any: it may be a letter although they had.
 func (r *reader) dead(p position, one *item, endpoint, reason string) {
 	t := r.track
 	t.app = one.app

@@ -246,7 +246,8 @@ func (t *tracking) Queue(ticket *webhook.Ticket, endpoint string) bool {
 	return !t.spills(endpoint, p)
 }
 
-// emits is called before an event enters the dispatcher, and emitted afterwards: it returns what has to become a letter.
+// emits is called before an event enters the dispatcher, and emitted afterwards: it returns what has to become a
+// letter.
 func (t *tracking) emits(p position) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -35,8 +35,8 @@ type WorkerConfig struct {
 	// the network or the disk stalls. Workers of a queue may have different ones. From 1s; default 3s.
 	Lease time.Duration
 
-	// HandoverWait is how long a partition that goes to another worker waits for requests that are on the wire; then they
-	// are cancelled, and sent again by the other. Default 11s, one more than HTTPConfig.Timeout.
+	// HandoverWait is how long a partition that goes to another worker waits for requests that are on the wire; then
+	// they are cancelled, and sent again by the other. Default 11s, one more than HTTPConfig.Timeout.
 	HandoverWait time.Duration
 
 	// Alone says that there is no other worker of this queue and never is one at the same time: it has all partitions

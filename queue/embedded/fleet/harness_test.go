@@ -194,8 +194,8 @@ func (r *receiver) events(path string) []got {
 	return append([]got(nil), r.got[path]...)
 }
 
-// counts returns how many different numbers an endpoint has got on each channel, and how many of them twice or late: after
-// a larger one of their channel although they were not there before.
+// counts returns how many different numbers an endpoint has got on each channel, and how many of them twice or late:
+// after a larger one of their channel although they were not there before.
 func counts(all []got) (different map[string]map[int]bool, duplicates, late int) {
 	different, last := make(map[string]map[int]bool), make(map[string]int)
 	for _, e := range all {
