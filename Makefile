@@ -64,6 +64,7 @@ soak: # ten minutes with everything that can go wrong, see docs/soak.md; takes h
 
 fleet: # three servers, two nodes and two workers, 20 kills of each, and the long versions of the queue's tests; half an hour
 	cd queue/examples/fleet && go run . -long
+	cd queue/embedded && EMBEDDED_LONG=1 go test -count=1 -v -run TestADeadEndpoint . # a million events for it
 	cd queue/embedded && FLEET_KILLS=20 go test -count=1 -v -timeout 30m ./fleet
 
 e2e: # real Pusher clients and a browser; installs what it needs

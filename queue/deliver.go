@@ -23,7 +23,9 @@ func (w *Worker) deliver(ctx context.Context, all []*reader) {
 	}
 	w.sendAll(wire)
 	_ = w.d.Drop(wire, func(string) bool { return true })
-	w.letters.wait(ctx)
+	stored, cancel := context.WithTimeout(ctx, wireTime)
+	defer cancel()
+	w.letters.wait(stored) // what is not stored is tried again by the next worker
 }
 
 // closePoll is how often it is looked whether there is anything to wait for.

@@ -449,7 +449,7 @@ func (r *reader) finish(ctx context.Context, owner string) error {
 			_ = r.purge(ctx) // else the next owner does it
 			return nil
 		}
-		if !sleep(ctx, 10*time.Millisecond) {
+		if r.w.q.nc.IsClosed() || !sleep(ctx, 10*time.Millisecond) {
 			return fmt.Errorf("queue: record %d: %w", r.partition, err)
 		}
 	}

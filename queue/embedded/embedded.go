@@ -3,6 +3,7 @@
 package embedded
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -177,13 +178,17 @@ func (l *Local) open(ctx context.Context, cfg Config, logger *slog.Logger) (err 
 		return err
 	}
 	l.Emitter, err = l.queue.NewEmitter(queue.EmitterConfig{
-		MaxBufferedBytes: cfg.Engine.MaxBufferedBytes, Worker: l.worker, Known: l.knows, Wants: l.worker.Dispatcher().Wants, Rejected: cfg.Hooks.Rejected, Logger: logger,
+		MaxBufferedBytes: cfg.Engine.MaxBufferedBytes, MaxEventBytes: largest(cfg.MaxEventBytes), Worker: l.worker, Known: l.knows, Wants: l.worker.Dispatcher().Wants, Rejected: cfg.Hooks.Rejected, Logger: logger,
 	})
 	if err != nil {
 		return err
 	}
 	return l.engine.keep(l.lock.Name())
 }
+
+// largest is the largest event that Emit takes: one that has more to say is none that the Dispatcher takes, when it is
+// encoded.
+func largest(encoded int) int { return min(cmp.Or(encoded, 64<<10), 256<<10) }
 
 // release undoes what Open has done, whatever that is.
 func (l *Local) release() {
@@ -263,14 +268,24 @@ func (l *Local) Stats() Stats {
 func (l *Local) Close(ctx context.Context) error {
 	l.closing.Do(func() {
 		defer close(l.closed)
-		l.err = errors.Join(l.Emitter.Close(ctx), l.worker.Close(ctx))
-		if _, err := l.engine.status(); err != nil {
-			l.err = errors.Join(fmt.Errorf("%w; what was not delivered is lost", err), l.err)
-		}
+		l.err = l.shut(ctx)
 		l.nc.Close()
 		l.engine.close()
 		_ = l.lock.Close()
 	})
 	<-l.closed
 	return l.err
+}
+
+func (l *Local) shut(ctx context.Context) error {
+	_, lost := l.engine.status()
+	if lost == nil {
+		return errors.Join(l.Emitter.Close(ctx), l.worker.Close(ctx))
+	}
+	ended, cancel := context.WithCancel(ctx)
+	cancel() // nothing is going to be stored
+	lost = errors.Join(fmt.Errorf("%w; what was not delivered is lost", lost), l.Emitter.Close(ended))
+	l.nc.Close()
+	_ = l.worker.Close(ctx) // delivers what it has, and cannot note that
+	return lost
 }

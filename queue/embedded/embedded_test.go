@@ -308,6 +308,7 @@ func TestADeadEndpoint(t *testing.T) {
 	dead.Answer(503)
 	cfg := fast(app("app", r.URL, dead.URL))
 	cfg.MaxEndpointQueuedBytes, cfg.MaxQueuedBytes, cfg.RetryFor = 2<<20, 64<<20, time.Hour
+	cfg.Engine.MaxDeadBytes = 512 << 20 // an app has a quarter of it
 	cfg.Hooks.Undelivered = func(_ *webhook.Delivery, err error) { t.Error("nothing was given up by an endpoint:", err) }
 	l := open(t, t.TempDir(), cfg)
 	n := 50_000

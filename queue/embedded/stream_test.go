@@ -239,8 +239,9 @@ func TestRejectedIsToldWhatEmitRefuses(t *testing.T) {
 	cfg := fast(app("app", "http://127.0.0.1:1"))
 	cfg.Hooks.Rejected = func(_ string, _ webhook.Event, err error) { told = append(told, err) }
 	l := open(t, t.TempDir(), cfg)
+	large := []byte(`"` + strings.Repeat("x", 100<<10) + `"`) // no Dispatcher with this MaxEventBytes takes it later
 	for _, err := range []error{
-		l.Emit("another", webhook.ChannelOccupied("c")), l.Emit("app", webhook.ChannelOccupied("")), l.EmitDurable(t.Context(), "app", webhook.Event{Channel: "c"}),
+		l.Emit("app", webhook.ClientEvent("private-c", "client-e", large, "1.2", "")), l.Emit("another", webhook.ChannelOccupied("c")), l.Emit("app", webhook.ChannelOccupied("")), l.EmitDurable(t.Context(), "app", webhook.Event{Channel: "c"}),
 	} {
 		require.Error(t, err)
 		require.Equal(t, err, told[0])
