@@ -541,6 +541,8 @@ func (q *Queue) publish(ctx context.Context, msg *nats.Msg, id string) (seq uint
 	return ack.Sequence, nil
 }
 
+// publishTimeout is how long an answer may take. Where the leader of three servers has gone nobody answers what it had
+// been asked, and the next one is asked soon.
 const publishTimeout = 2 * time.Second
 
 // isNotFound reports whether an engine has no such thing.
