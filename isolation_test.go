@@ -33,7 +33,6 @@ func TestNobodyWaitsForOthers(t *testing.T) {
 		"one app, new hanging URLs all the time":          func(town *town) { town.churn("bad", 100, 500*time.Millisecond) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				town := newTown(t, webhook.Config{})
 				defer town.close()
@@ -245,7 +244,6 @@ func TestHoggedMemoryRefusesNobodyElse(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				town := newTown(t, webhook.Config{MaxQueuedBytes: 32 << 20, MaxEndpointQueuedBytes: 16 << 20})
 				town.settle("good", 20, quick, time.Second)

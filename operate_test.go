@@ -383,7 +383,6 @@ func TestHopelessEndpointsAreNoLoad(t *testing.T) {
 		"refused by the guard": nil,
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				const webhooks = 20
 				var urls []string
