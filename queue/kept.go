@@ -85,12 +85,10 @@ func (l *letters) halve(app string, k *kept, most int64) error {
 	for _, n := range info.State.Subjects {
 		letters += n
 	}
-	newer := letters / 2
-	if letters <= 10_000 { // to look at more of them takes too long
-		sizes, err := sizesOf(ctx, stream, app)
-		if err != nil {
-			return err
-		}
+	newer := letters / 2 // by number, where they are too many, or the engine is too far away, to look at each
+	look, done := context.WithTimeout(ctx, publishTimeout/2)
+	defer done()
+	if sizes, err := sizesOf(look, stream, app); err == nil {
 		total, half := int64(0), 0
 		for i, size := range slices.Backward(sizes) {
 			if total += size; total > most/2 && half == 0 {
