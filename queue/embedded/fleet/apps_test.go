@@ -1,7 +1,6 @@
 package fleet
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -34,17 +33,28 @@ func knowing(t *testing.T, q *queue.Queue) *queue.Emitter {
 // What a node emits that knows an app is delivered by that configuration or a later one: a worker that has an older one
 // waits until it has heard of it.
 func TestAWorkerKnowsTheAppsThatTheNodeKnew(t *testing.T) {
-	q := openQueue(t, startServer(t))
-	r := newReceiver(t)
+	url := startServer(t)
+	q, r := openQueue(t, url), newReceiver(t)
+	require.NoError(t, q.SetApp(t.Context(), app("app", r.URL+"/old")))
 	newWorker(t, q, workerConfig())
-	for i := range 20 {
-		path := fmt.Sprint("/", i)
-		require.NoError(t, q.SetApp(t.Context(), app("app", r.URL+path)))
-		e := knowing(t, q)
-		require.NoError(t, e.EmitDurable(t.Context(), "app", webhook.SubscriptionCount("c", i)))
-		require.True(t, settles(func() bool { return len(r.events(path)) == 1 }), "%d", i)
+	require.NoError(t, knowing(t, q).Emit("app", webhook.SubscriptionCount("c", 0)))
+	require.True(t, settles(func() bool { return len(r.events("/old")) == 1 }))
+
+	js, err := jetstream.New(connect(t, url))
+	require.NoError(t, err)
+	secrets, err := js.Stream(t.Context(), "KV_WH_SECRETS")
+	require.NoError(t, err)
+	for name := range secrets.ConsumerNames(t.Context()).Name() { // the worker's
+		_, err := secrets.PauseConsumer(t.Context(), name, time.Now().Add(time.Second))
+		require.NoError(t, err)
 	}
-	require.Equal(t, 20, r.numbers())
+	require.NoError(t, q.SetApp(t.Context(), app("app", r.URL+"/new")))
+	e := newEmitter(t, q)
+	require.NoError(t, q.RemoveApp(t.Context(), "another")) // heard of later
+	require.True(t, settles(func() bool { return !e.Wants("another", webhook.TypeChannelOccupied, "c") }))
+	require.NoError(t, e.EmitDurable(t.Context(), "app", webhook.SubscriptionCount("c", 1)))
+	require.True(t, settles(func() bool { return r.numbers() == 2 }))
+	require.Len(t, r.events("/new"), 1)
 }
 
 func TestANodeStoresOnlyWhatIsAskedFor(t *testing.T) {
