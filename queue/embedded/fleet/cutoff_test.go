@@ -85,20 +85,26 @@ func (w *wire) pass(from, to net.Conn) {
 	}
 }
 
-// A worker that is cut off from the engine stops sending before its lease is over, and sends nothing while another has
-// its partitions. When it is back it takes its share again.
+// A worker that is cut off from the engine stops sending before its lease is over, has nothing on the wire and sends
+// nothing while another has its partitions. When it is back it takes its share again.
 func TestAWorkerThatIsCutOffSendsNothing(t *testing.T) {
 	server := startServer(t)
 	q := openQueue(t, server)
 	l := newLoad(t, q, 20, 2, 4)
 	w := newWire(t, server)
-	var sends atomic.Int64
+	var sends, onWire atomic.Int64
 	cfg := workerConfig()
 	sender, err := webhook.NewHTTPSender(webhook.HTTPConfig{})
 	require.NoError(t, err)
 	t.Cleanup(sender.CloseIdleConnections)
 	cfg.Sender = webhook.SenderFunc(func(ctx context.Context, d *webhook.Delivery) error {
 		sends.Add(1)
+		onWire.Add(1)
+		defer onWire.Add(-1)
+		if w.cut.Load() { // the endpoint does not answer
+			<-ctx.Done()
+			return ctx.Err()
+		}
 		return sender.Send(ctx, d)
 	})
 	a, b := newWorker(t, openQueue(t, w.url), cfg), newWorker(t, q, workerConfig())
@@ -113,6 +119,7 @@ func TestAWorkerThatIsCutOffSendsNothing(t *testing.T) {
 	held := sends.Load()
 	shares(t, b)
 	require.GreaterOrEqual(t, time.Since(at), lease*8/10)
+	require.Zero(t, onWire.Load(), "what was on the wire was cancelled")
 	got := l.r.numbers()
 	require.True(t, settles(func() bool { return l.r.numbers() > got+400 }), "b delivers all")
 	require.Equal(t, held, sends.Load(), "a sends nothing")
