@@ -90,7 +90,7 @@ func (w *wire) pass(from, to net.Conn) {
 func TestAWorkerThatIsCutOffSendsNothing(t *testing.T) {
 	server := startServer(t)
 	q := openQueue(t, server)
-	l := newLoad(t, q, 20, 2, 4)
+	l := newLoad(t, q, 20, 2, 20)
 	w := newWire(t, server)
 	var sends, onWire atomic.Int64
 	cfg := workerConfig()
