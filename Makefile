@@ -62,7 +62,7 @@ soak-quick: # the accounts, with the race detector
 soak: # ten minutes with everything that can go wrong, see docs/soak.md; takes half of two cores
 	cd bench && go run ./soak
 
-fleet: # three servers, two nodes and two workers, 20 kills of each, and the long versions of the queue's tests; half an hour
+fleet: # three servers, two nodes and two workers, 20 kills of each, and the long versions of the queue's tests; a quarter of an hour
 	cd queue/examples/fleet && go run . -long
 	cd queue/embedded && EMBEDDED_LONG=1 go test -count=1 -v -run TestADeadEndpoint . # a million events for it
 	cd queue/embedded && FLEET_KILLS=20 go test -count=1 -v -timeout 30m ./fleet

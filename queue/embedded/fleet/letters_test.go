@@ -13,8 +13,8 @@ import (
 	"github.com/pusherhooks/webhook/queue"
 )
 
-// One tenant with many endpoints that are gone has a quarter of the dead letters' store, also where the engine is so far
-// away that nobody can look at each letter.
+// One tenant with many endpoints that are gone has a quarter of the dead letters' store, also where the engine is so
+// far away that nobody can look at each letter.
 func TestLettersPushOutNobodyElsesOnAFarEngine(t *testing.T) {
 	server := startServer(t)
 	w := newWire(t, server)
